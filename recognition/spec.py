@@ -1,0 +1,76 @@
+"""Everything that is known about a set of weights, a detector, a model, an attribute: one frozen spec each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from recognition.runtime import Runtime
+from recognition.types import Attribute, Detector, Embedder, Metric
+from recognition.weights import Weights, WeightsCache
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a builder needs: where weights come from, and what runs networks."""
+
+    weights: WeightsCache
+    runtime: Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """Largest distance at which two faces count as one person.
+
+    `data` names the pairs it was chosen on; `accuracy` is the share of those pairs that it gets right.
+    """
+
+    metric: Metric
+    value: float
+    data: str
+    accuracy: float
+
+
+Thresholds = Mapping[Metric, Threshold]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSpec:
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    landmarks: bool
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], Detector]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """`thresholds` is keyed by detector name; the key "" holds the values for any other detector."""
+
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    dimension: int
+    input_size: tuple[int, int]
+    version: int
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], Embedder]
+    thresholds: Mapping[str, Thresholds] = field(default_factory=lambda: MappingProxyType({}))
+
+    def threshold(self, detector: str, metric: Metric) -> Threshold:
+        return self.thresholds.get(detector, self.thresholds[""])[metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributeSpec:
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    classes: tuple[str, ...]
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], Attribute]
