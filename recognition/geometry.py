@@ -1,0 +1,109 @@
+"""Boxes and canvases: pure functions. Boxes are (n, 4) rows of x, y, width, height in pixels.
+
+Coordinates are continuous: the box of a whole 10 x 10 image is 0, 0, 10, 10.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition.types import Box, Rgb
+
+Boxes: TypeAlias = NDArray[np.float32]
+"""(n, 4) float32 x, y, width, height."""
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+Indices: TypeAlias = NDArray[np.intp]
+
+
+def overlap(a: Floats, b: Floats, over: Literal["union", "smaller"] = "union") -> Floats:
+    """(n, m) intersection of each of `a` with each of `b`, divided by their union or the smaller area.
+
+    Boxes without area overlap with nothing.
+    """
+    first, second = a[:, None, :], b[None, :, :]
+    w = np.minimum(first[..., 0] + first[..., 2], second[..., 0] + second[..., 2])
+    w = np.maximum(w - np.maximum(first[..., 0], second[..., 0]), 0)
+    h = np.minimum(first[..., 1] + first[..., 3], second[..., 1] + second[..., 3])
+    h = np.maximum(h - np.maximum(first[..., 1], second[..., 1]), 0)
+    shared = w * h
+    areas = first[..., 2] * first[..., 3], second[..., 2] * second[..., 3]
+    whole = areas[0] + areas[1] - shared if over == "union" else np.minimum(*areas)
+    out: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return out
+
+
+def nms(boxes: Floats, scores: Floats, iou: float) -> Indices:
+    """Greedy non-maximum suppression: indices of the kept boxes, best score first.
+
+    A box goes when its IoU with a kept, better one is above `iou`. Of equal scores the earlier row counts as better.
+    Work is O(n * kept): callers cap n.
+    """
+    left = np.argsort(-scores, kind="stable")
+    kept: list[int] = []
+    while left.size:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        left = left[overlap(boxes[best : best + 1], boxes[left])[0] <= iou]
+    return np.array(kept, dtype=np.intp)
+
+
+def clip(boxes: Floats, width: float, height: float) -> Floats:
+    """The parts of the boxes inside an image of that size; width or height 0 where nothing is."""
+    limits = np.array([width, height], dtype=boxes.dtype)
+    low = np.clip(boxes[:, :2], 0, limits)
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, limits)
+    return np.concatenate([low, np.maximum(high - low, 0)], axis=1)
+
+
+def square(boxes: Floats) -> Floats:
+    """Boxes grown about their centres so that both sides have the longer one's length."""
+    side = boxes[:, 2:].max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + (boxes[:, 2:] - side) / 2
+    return np.concatenate([corner, side, side], axis=1)
+
+
+def to_box(row: Floats) -> Box:
+    """One row as a `Box`."""
+    x, y, w, h = (float(value) for value in row)
+    return Box(x, y, w, h)
+
+
+def whole(image: Rgb) -> Box:
+    """The box of the entire image."""
+    return Box(0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+
+
+def resize(image: Rgb, width: int, height: int) -> Rgb:
+    """Resampled to that size: pixel areas averaged where it shrinks, linear where it grows."""
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def shrink(image: Rgb, longest: int) -> tuple[Rgb, float]:
+    """The image with its longer side at most `longest`, and the scale from the original (<= 1)."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image, 1.0
+    return resize(image, max(1, round(width * scale)), max(1, round(height * scale))), scale
+
+
+def letterbox(image: Rgb, size: int, fill: int = 0) -> tuple[Rgb, float, tuple[float, float]]:
+    """The image scaled to fit and centred on a (size, size, 3) canvas, with the scale and the x, y offset.
+
+    A point at p in the image is at `p * scale + offset` on the canvas.
+    """
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    inner = resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    x, y = (size - inner.shape[1]) // 2, (size - inner.shape[0]) // 2
+    canvas = np.full((size, size, 3), fill, dtype=np.uint8)
+    canvas[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+    return canvas, scale, (float(x), float(y))
