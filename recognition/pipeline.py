@@ -1,0 +1,174 @@
+"""From images to typed faces: detect, crop, embed, in batches. Safe to share between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition import registry
+from recognition.landmarks import LandmarkPredictor
+from recognition.quality import quality
+from recognition.spec import Resources
+from recognition.types import Align, Attribute, Attributes, Detection, Detector, Embedder, Rgb
+
+PIPELINE_VERSION = 1
+"""Part of every space: raise it when the same photograph would get another embedding."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What makes two embeddings comparable."""
+
+    model: str
+    detector: str
+    align: Align = "native"
+    normalization: str = "base"
+    version: int = PIPELINE_VERSION
+
+    def __str__(self) -> str:
+        return f"{self.model} + {self.detector} (align {self.align}, {self.normalization})"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which detections count: the `max_faces` largest, boxes grown by `expand_percentage`."""
+
+    max_faces: int | None = None
+    expand_percentage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face with its embedding ((dimension,) float32, not normalised)."""
+
+    detection: Detection
+    quality: float
+    embedding: NDArray[np.float32]
+
+
+class Recognizer:
+    """Builds each detector and network once, on first use, and runs the stages."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._built: dict[tuple[str, str], object] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def resources(self) -> Resources:
+        return self._resources
+
+    def detector(self, name: str) -> Detector:
+        spec = registry.detector(name)
+        return self._once(("detector", name), lambda: spec.build(self._resources))
+
+    def embedder(self, name: str) -> Embedder:
+        spec = registry.model(name)
+        return self._once(("model", name), lambda: spec.build(self._resources))
+
+    def attribute(self, name: str) -> Attribute:
+        spec = registry.attribute(name)
+        return self._once(("attribute", name), lambda: spec.build(self._resources))
+
+    def warm(self, recipe: Recipe) -> None:
+        """Load what a recipe needs, so that the first request does not wait for it."""
+        self.detector(recipe.detector)
+        self.embedder(recipe.model)
+
+    def detect(
+        self, images: Sequence[Rgb], detector: str, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """Faces of each image, largest first, every one with landmarks where they can be had."""
+        found = self.detector(detector).detect(images)
+        return [
+            tuple(self._complete(image, face, detector) for face in _select(faces, image, selection))
+            for image, faces in zip(images, found, strict=True)
+        ]
+
+    def represent(
+        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    ) -> list[tuple[Face, ...]]:
+        """Faces of each image, largest first; one call of the network embeds them all."""
+        detected = self.detect(images, recipe.detector, selection)
+        crops = [
+            self.crop(image, face, recipe)
+            for image, faces in zip(images, detected, strict=True)
+            for face in faces
+        ]
+        rows = iter(self.embed(crops, recipe))
+        return [
+            tuple(Face(face, quality(image, face), next(rows)) for face in faces)
+            for image, faces in zip(images, detected, strict=True)
+        ]
+
+    def crop(self, image: Rgb, face: Detection, recipe: Recipe) -> Rgb:
+        """The network's input for one face."""
+        return self.embedder(recipe.model).crop(image, face, recipe.align)
+
+    def embed(self, crops: Sequence[Rgb], recipe: Recipe) -> NDArray[np.float32]:
+        """(n, dimension) float32; n may be 0."""
+        if not crops:
+            return np.zeros((0, registry.model(recipe.model).dimension), np.float32)
+        return self.embedder(recipe.model).embed(crops)
+
+    def analyze(
+        self, image: Rgb, faces: Sequence[Detection], names: Sequence[str]
+    ) -> list[Attributes]:
+        """One record per face, with the named attributes' fields set."""
+        merged = [Attributes() for _ in faces]
+        for name in names if faces else ():
+            attribute = self.attribute(name)
+            found = attribute.predict([attribute.crop(image, face) for face in faces])
+            merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
+        return merged
+
+    def _complete(self, image: Rgb, face: Detection, detector: str) -> Detection:
+        if face.landmarks is not None or detector == "skip":
+            return face
+        predictor = self._once(
+            ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
+        )
+        return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+
+    def _once(self, key: tuple[str, str], build: Callable[[], T]) -> T:
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._built:
+                self._built[key] = build()
+            return self._built[key]  # type: ignore[return-value] # one type per key
+
+
+def _select(
+    faces: Sequence[Detection], image: Rgb, selection: Selection
+) -> tuple[Detection, ...]:
+    largest = sorted(faces, key=lambda f: f.box.area, reverse=True)[: selection.max_faces]
+    if selection.expand_percentage <= 0:
+        return tuple(largest)
+    return tuple(_grow(f, image, selection.expand_percentage) for f in largest)
+
+
+def _grow(face: Detection, image: Rgb, percent: float) -> Detection:
+    height, width = image.shape[:2]
+    box = face.box
+    w, h = box.w * (1 + percent / 100), box.h * (1 + percent / 100)
+    x, y = max(0.0, box.x - (w - box.w) / 2), max(0.0, box.y - (h - box.h) / 2)
+    grown = replace(box, x=x, y=y, w=min(width - x, w), h=min(height - y, h))
+    return replace(face, box=grown)
+
+
+def _merge(a: Attributes, b: Attributes) -> Attributes:
+    return Attributes(
+        age=a.age if b.age is None else b.age,
+        gender=a.gender if b.gender is None else b.gender,
+        race=a.race if b.race is None else b.race,
+        emotion=a.emotion if b.emotion is None else b.emotion,
+    )
