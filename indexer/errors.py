@@ -9,3 +9,31 @@ class IndexerError(Exception):
 
 class DatabaseUnavailable(IndexerError):
     """The database cannot be reached, or the embedded one cannot be started."""
+
+
+class NotFound(IndexerError):
+    """There is no such gallery, identity, image or job."""
+
+    def __init__(self, kind: str, name: object) -> None:
+        super().__init__(f"there is no {kind} {name!r}")
+        self.kind = kind
+
+
+class Conflict(IndexerError):
+    """The request contradicts what is stored; the message says how to resolve it."""
+
+
+class InvalidName(IndexerError):
+    """A name of a gallery or an identity cannot be used."""
+
+
+class TooManyVanished(IndexerError):
+    """So many files are gone that the folder may just not be mounted; nothing was changed."""
+
+
+class Cancelled(IndexerError):
+    """The run was asked to stop; what was committed stays, and running again carries on."""
+
+
+class CannotReembed(IndexerError):
+    """Too many images have no original any more, so moving the gallery would lose people."""

@@ -1,0 +1,199 @@
+"""The one way into the database for a photograph of a person, whether uploaded or crawled.
+
+Pixels are turned into faces outside any transaction (`Extractor`); rows are written in one
+(`store_faces`), under locks that keep a gallery from switching its space in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from indexer.errors import Conflict
+from indexer.settings import Settings
+from indexer.store import galleries, identities, images, spaces
+from indexer.store.engine import Database, WriteConnection
+from indexer.store.galleries import Gallery
+from indexer.store.images import FaceRow, ImageRow
+from indexer.store.spaces import Space
+from recognition.errors import ImageTooLarge, UndecodableImage
+from recognition.images import ImageLimits, decode
+from recognition.pipeline import Face, Recipe, Recognizer, Selection
+
+NO_FACE = "no face found"
+RETRIES = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extracted:
+    """What one file gave: `state` is ready, no_face or unreadable; faces by space id."""
+
+    sha256: bytes
+    size: int
+    state: str
+    reason: str | None
+    width: int | None
+    height: int | None
+    faces: Mapping[int, tuple[Face, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledImage:
+    """`status` is enrolled, exists (the person has this very file already) or rejected."""
+
+    sha256: str
+    status: str
+    reason: str | None = None
+    image_id: int | None = None
+    faces: tuple[FaceRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """`version` is the one from which a search sees it."""
+
+    images: tuple[EnrolledImage, ...]
+    version: int
+
+
+class Extractor:
+    """Files to faces, in every space that a gallery needs."""
+
+    def __init__(self, recognizer: Recognizer, settings: Settings) -> None:
+        self._recognizer = recognizer
+        self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._selection = Selection(max_faces=settings.enrol_max_faces)
+
+    def extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
+        """Never raises for a bad image: the reason is part of the result."""
+        sha256 = hashlib.sha256(data).digest()
+        try:
+            image = decode(data, self._limits)
+        except (UndecodableImage, ImageTooLarge) as error:
+            return Extracted(sha256, len(data), "unreadable", str(error), None, None, {})
+        faces = {
+            space.id: self._recognizer.represent([image], space.recipe, self._selection)[0]
+            for space in targets
+        }
+        found = bool(targets) and bool(faces[targets[0].id])
+        height, width = image.shape[:2]
+        state, reason = ("ready", None) if found else ("no_face", NO_FACE)
+        return Extracted(sha256, len(data), state, reason, width, height, faces)
+
+
+class Enroller:
+    """Uploads: idempotent by content, whole or not at all."""
+
+    def __init__(self, database: Database, extractor: Extractor, settings: Settings) -> None:
+        self._database = database
+        self._extractor = extractor
+        self._default = Recipe(settings.model, settings.detector)
+
+    def enrol(self, gallery: str, identity: str, files: Sequence[bytes]) -> Enrolment:
+        """Store every file with a face under the identity, in one transaction.
+
+        Raises NotFound for the gallery and InvalidName. A file that cannot be used is rejected with
+        its reason; the identity is made only if a file is stored.
+        """
+        galleries.clean_name(identity, "an identity")
+        for _ in range(RETRIES):
+            targets = prepare_gallery(self._database, gallery, self._default)
+            extracted = [self._extractor.extract(data, targets) for data in files]
+            done = self._store(gallery, identity, extracted, targets)
+            if done is not None:
+                return done
+        raise Conflict(f"gallery {gallery!r} keeps changing its model; try again")
+
+    def _store(
+        self,
+        gallery: str,
+        identity: str,
+        extracted: Sequence[Extracted],
+        targets: Sequence[Space],
+    ) -> Enrolment | None:
+        """None if the gallery's spaces are no longer those that the files were extracted for."""
+        with self._database.write() as connection:
+            held = galleries.hold(connection, gallery)
+            if held.target_spaces != tuple(space.id for space in targets):
+                return None
+            usable = any(item.state == "ready" for item in extracted)
+            owner = identities.ensure(connection, held.id, identity) if usable else None
+            changes: dict[int, list[tuple[int, str]]] = {}
+            results = tuple(
+                self._store_one(connection, held, owner, item, changes) for item in extracted
+            )
+            published = spaces.publish(connection, changes)
+            version = published.get(targets[0].id, targets[0].version)
+        return Enrolment(results, version)
+
+    def _store_one(
+        self,
+        connection: WriteConnection,
+        gallery: Gallery,
+        owner: int | None,
+        item: Extracted,
+        changes: dict[int, list[tuple[int, str]]],
+    ) -> EnrolledImage:
+        sha256 = item.sha256.hex()
+        if owner is None or item.state != "ready":
+            return EnrolledImage(sha256, "rejected", item.reason)
+        active = gallery.target_spaces[0]
+        known = images.with_content(connection, owner, item.sha256)
+        if known is not None:
+            images.update_image(connection, known.id, {"uploaded": True})
+            faces = images.faces_of_image(connection, known.id, active)
+            return EnrolledImage(sha256, "exists", None, known.id, tuple(faces))
+        row = ImageRow(
+            gallery_id=gallery.id, identity_id=owner, sha256=item.sha256, size=item.size,
+            state=item.state, width=item.width, height=item.height, uploaded=True,
+        )  # fmt: skip
+        image_id = images.add(connection, row)
+        stored = store_faces(connection, gallery.id, [(image_id, item)], changes)
+        return EnrolledImage(sha256, "enrolled", None, image_id, tuple(stored.get(active, ())))
+
+
+def prepare_gallery(database: Database, gallery: str, default: Recipe) -> tuple[Space, ...]:
+    """The spaces that a new face of the gallery goes to; an empty gallery gets the default recipe's.
+
+    Raises NotFound.
+    """
+    with database.read() as connection:
+        found = galleries.get(connection, gallery)
+        if found.active_space_id is not None:
+            return tuple(spaces.get(connection, s) for s in found.target_spaces)
+    with database.write() as connection:
+        locked = galleries.lock(connection, gallery)
+        if locked.active_space_id is None:
+            space = spaces.ensure(connection, default)
+            galleries.set_spaces(connection, locked.id, active=space.id, building=None)
+            return (space,)
+        return tuple(spaces.get(connection, s) for s in locked.target_spaces)
+
+
+def store_faces(
+    connection: WriteConnection,
+    gallery_id: int,
+    items: Sequence[tuple[int, Extracted]],
+    changes: dict[int, list[tuple[int, str]]],
+) -> dict[int, list[FaceRow]]:
+    """Store the faces of images ((image id, what it gave)) in every space they were extracted for.
+
+    Adds what a follower must be told to `changes`; returns the rows by space id.
+    """
+    stored: dict[int, list[FaceRow]] = {}
+    for space_id in sorted({s for _, item in items for s in item.faces}):
+        faces = [(i, face) for i, item in items for face in item.faces.get(space_id, ())]
+        rows = images.add_faces(connection, space_id, gallery_id, faces)
+        images.record_extractions(
+            connection,
+            space_id,
+            [
+                (i, "ready" if item.faces[space_id] else "no_face")
+                for i, item in items
+                if space_id in item.faces
+            ],
+        )
+        changes.setdefault(space_id, []).extend((row.id, "I") for row in rows)
+        stored[space_id] = rows
+    return {space_id: rows for space_id, rows in stored.items() if rows}

@@ -1,0 +1,176 @@
+"""Connections: pooled, healed when the embedded server was killed, one transaction per block."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NewType
+
+import psycopg2
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+
+from indexer.embedded import EmbeddedPostgres
+from indexer.errors import DatabaseUnavailable
+from indexer.settings import Settings
+
+ReadConnection = NewType("ReadConnection", Connection)
+WriteConnection = NewType("WriteConnection", Connection)
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+POOL_SIZE = 16
+CONNECT_TIMEOUT_S = 5
+
+
+class Database:
+    """One engine. `read` and `write` blocks are transactions; nothing else commits."""
+
+    def __init__(self, engine: Engine, embedded: EmbeddedPostgres | None) -> None:
+        self.engine = engine
+        self.embedded = embedded
+
+    @classmethod
+    def open(cls, settings: Settings) -> Database:
+        """Connects lazily; the embedded server is started by the first connection that needs it."""
+        if settings.database_url:
+            return cls(_engine(_psycopg2_url(settings.database_url)), None)
+        embedded = EmbeddedPostgres(settings.home, user=settings.postgres_user)
+        engine = _engine(embedded.url)
+        event.listen(engine, "do_connect", _heal(embedded))
+        return cls(engine, embedded)
+
+    @contextmanager
+    def read(self) -> Iterator[ReadConnection]:
+        """One snapshot for all its statements."""
+        with _reported(), self.engine.connect() as connection:
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            with connection.begin():
+                yield ReadConnection(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[WriteConnection]:
+        """Committed at the end of the block, rolled back when it raises."""
+        with _reported(), self.engine.begin() as connection:
+            yield WriteConnection(connection)
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[bool]:
+        """A lock of that name across processes; yields at once whether it was free to take.
+
+        It is held by a connection of its own and vanishes with the process.
+        """
+        with _reported(), self.engine.connect() as connection:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            taken = bool(connection.scalar(_TRY_LOCK, {"key": key}))
+            try:
+                yield taken
+            finally:
+                if taken:
+                    with suppress(DBAPIError):
+                        connection.execute(_UNLOCK, {"key": key})
+
+    def upgrade(self) -> None:
+        """Bring the schema up to date; does nothing, quickly, when it is."""
+        with _reported(), self.engine.connect() as connection:
+            if MigrationContext.configure(connection).get_current_revision() == _head():
+                return
+            connection.rollback()
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+
+    def revision(self) -> str | None:
+        with _reported(), self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class Listener:
+    """Hears the hints that writers send; a lost one costs only time, for the caller also polls."""
+
+    def __init__(self, database: Database, channel: str) -> None:
+        self._raw = database.engine.raw_connection()
+        driver: Any = self._raw.driver_connection
+        driver.autocommit = True
+        self._connection = driver
+        with driver.cursor() as cursor:
+            cursor.execute(f'LISTEN "{channel}"')
+
+    def wait(self, seconds: float) -> None:
+        """Return after a hint or after `seconds`. Raises DatabaseUnavailable when the server is gone."""
+        try:
+            ready, _, _ = select.select([self._connection], [], [], seconds)
+            if ready:
+                self._connection.poll()
+                self._connection.notifies.clear()
+        except (psycopg2.Error, OSError, ValueError) as error:
+            raise DatabaseUnavailable("the connection for notifications is gone") from error
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self._raw.invalidate()
+
+
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))")
+_UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))")
+
+
+def _engine(url: str) -> Engine:
+    return create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        hide_parameters=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "facesearch"},
+    )
+
+
+def _psycopg2_url(url: str) -> str:
+    """`postgres://` and `postgresql://` name the driver that is installed."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg2://{rest}"
+    return url
+
+
+def _heal(embedded: EmbeddedPostgres) -> Any:
+    def connect(dialect: Any, record: Any, args: Any, params: dict[str, Any]) -> Any:
+        try:
+            return psycopg2.connect(*args, **params)
+        except psycopg2.OperationalError:
+            embedded.ensure_running()
+            return psycopg2.connect(*args, **params)
+
+    return connect
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """A lost connection becomes DatabaseUnavailable; a mistake in a statement stays what it is."""
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or isinstance(error.orig, psycopg2.OperationalError):
+            reason = str(error.orig).strip().splitlines()
+            raise DatabaseUnavailable(
+                f"the database cannot be reached: {reason[0] if reason else 'connection lost'}"
+            ) from error
+        raise
+
+
+def _head() -> str | None:
+    return ScriptDirectory(str(MIGRATIONS)).get_current_head()

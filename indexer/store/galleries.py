@@ -1,0 +1,141 @@
+"""Galleries: rows, counts, and which space each one is searched in."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from indexer.errors import InvalidName, NotFound
+from indexer.store import tables as t
+from indexer.store.engine import ReadConnection, WriteConnection
+
+MAX_NAME = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    id: int
+    name: str
+    active_space_id: int | None
+    building_space_id: int | None
+    created_at: datetime
+
+    @property
+    def target_spaces(self) -> tuple[int, ...]:
+        """Where a new face must go: the active space, and one being built beside it."""
+        found = (self.active_space_id, self.building_space_id)
+        return tuple(dict.fromkeys(s for s in found if s is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    identities: int
+    images: int
+    faces: int
+    states: dict[str, int]
+
+
+def clean_name(name: str, kind: str) -> str:
+    """The name in Unicode NFC without surrounding blanks; raises InvalidName if it cannot be used."""
+    cleaned = unicodedata.normalize("NFC", name).strip()
+    if not cleaned or len(cleaned) > MAX_NAME:
+        raise InvalidName(f"the name of {kind} must have 1 to {MAX_NAME} characters")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in cleaned) or "/" in cleaned:
+        raise InvalidName(f"the name of {kind} must not hold control characters or slashes")
+    return cleaned
+
+
+def get(connection: ReadConnection | WriteConnection, name: str) -> Gallery:
+    row = connection.execute(_columns().where(t.gallery.c.name == _nfc(name))).one_or_none()
+    if row is None:
+        raise NotFound("gallery", name)
+    return Gallery(*row)
+
+
+def hold(connection: WriteConnection, name: str) -> Gallery:
+    """`get`, and nobody switches its space or deletes it before the transaction ends."""
+    return _locked(connection, name, share=True)
+
+
+def lock(connection: WriteConnection, name: str) -> Gallery:
+    """`get`, waiting for all writers of the gallery to end and keeping new ones out."""
+    return _locked(connection, name, share=False)
+
+
+def ensure(connection: WriteConnection, name: str) -> Gallery:
+    """The gallery of that name, made if need be."""
+    cleaned = clean_name(name, "a gallery")
+    connection.execute(upsert(t.gallery).values(name=cleaned).on_conflict_do_nothing())
+    return hold(connection, cleaned)
+
+
+def all_galleries(connection: ReadConnection) -> list[Gallery]:
+    return [Gallery(*row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
+
+
+def set_spaces(
+    connection: WriteConnection, gallery_id: int, *, active: int | None, building: int | None
+) -> None:
+    connection.execute(
+        update(t.gallery)
+        .where(t.gallery.c.id == gallery_id)
+        .values(active_space_id=active, building_space_id=building)
+    )
+
+
+def remove(connection: WriteConnection, gallery_id: int) -> None:
+    """The gallery with all its identities, images and faces."""
+    connection.execute(delete(t.gallery).where(t.gallery.c.id == gallery_id))
+
+
+def counts(connection: ReadConnection, gallery: Gallery) -> Counts:
+    """Faces are those of the active space."""
+    of_gallery = t.image.c.gallery_id == gallery.id
+    states = {
+        row.state: row.n
+        for row in connection.execute(
+            select(t.image.c.state, func.count().label("n")).where(of_gallery).group_by("state")
+        )
+    }
+    people = select(func.count()).where(t.identity.c.gallery_id == gallery.id)
+    faces = select(func.count()).where(
+        t.embedding.c.space_id == gallery.active_space_id, t.embedding.c.gallery_id == gallery.id
+    )
+    return Counts(
+        identities=connection.scalar(people) or 0,
+        images=sum(states.values()),
+        faces=connection.scalar(faces) or 0,
+        states=states,
+    )
+
+
+def roots(connection: ReadConnection, gallery_id: int) -> Sequence[str]:
+    """The folders that the gallery's images were crawled from."""
+    return connection.scalars(
+        select(t.image.c.root)
+        .where(t.image.c.gallery_id == gallery_id, t.image.c.root.is_not(None))
+        .distinct()
+        .order_by(t.image.c.root)
+    ).all()
+
+
+def _columns() -> Select[tuple[int, str, int | None, int | None, datetime]]:
+    c = t.gallery.c
+    return select(c.id, c.name, c.active_space_id, c.building_space_id, c.created_at)
+
+
+def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:
+    statement = _columns().where(t.gallery.c.name == _nfc(name)).with_for_update(read=share)
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise NotFound("gallery", name)
+    return Gallery(*row)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()

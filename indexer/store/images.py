@@ -1,0 +1,378 @@
+"""Images, their faces and embeddings."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from indexer.store import tables as t
+from indexer.store.engine import ReadConnection, WriteConnection
+from recognition.pipeline import Face
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """What is stored of an image. `root` and `locator` say where a crawled file lies."""
+
+    gallery_id: int
+    identity_id: int
+    sha256: bytes
+    size: int
+    state: str
+    reason: str | None = None
+    root: str | None = None
+    locator: str | None = None
+    mtime_ns: int | None = None
+    width: int | None = None
+    height: int | None = None
+    uploaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A crawled file as the database knows it."""
+
+    id: int
+    identity_id: int
+    identity: str
+    locator: str
+    sha256: bytes
+    size: int
+    mtime_ns: int
+    state: str
+    uploaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRow:
+    id: int
+    image_id: int
+    box: tuple[float, float, float, float]
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    id: int
+    identity: str
+    source: str
+    locator: str | None
+    sha256: bytes
+    state: str
+    reason: str | None
+    width: int | None
+    height: int | None
+    faces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an image's pixels can be read again: a crawled file, or nowhere."""
+
+    image_id: int
+    gallery_id: int
+    root: str | None
+    locator: str | None
+    sha256: bytes
+
+
+def known_files(connection: ReadConnection, gallery_id: int, root: str) -> list[Known]:
+    i = t.image.c
+    rows = connection.execute(
+        select(
+            i.id,
+            i.identity_id,
+            t.identity.c.name,
+            i.locator,
+            i.sha256,
+            i.size,
+            i.mtime_ns,
+            i.state,
+            i.uploaded,
+        )
+        .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
+        .where(i.gallery_id == gallery_id, i.root == root)
+    )
+    return [Known(*row) for row in rows]
+
+
+def add(connection: WriteConnection, image: ImageRow) -> int:
+    """The new image's id."""
+    values = _values(image)
+    made = connection.scalar(insert(t.image).values(values).returning(t.image.c.id))
+    return int(made or 0)
+
+
+def owner(connection: WriteConnection, gallery_id: int, image_id: int) -> int | None:
+    """The identity of an image of the gallery."""
+    return connection.scalar(
+        select(t.image.c.identity_id).where(
+            t.image.c.id == image_id, t.image.c.gallery_id == gallery_id
+        )
+    )
+
+
+def update_image(connection: WriteConnection, image_id: int, values: Mapping[str, Any]) -> None:
+    connection.execute(update(t.image).where(t.image.c.id == image_id).values(dict(values)))
+
+
+def with_content(connection: WriteConnection, identity_id: int, sha256: bytes) -> Row[Any] | None:
+    """The identity's usable image of that content: id, root, locator, uploaded."""
+    i = t.image.c
+    return connection.execute(
+        select(i.id, i.root, i.locator, i.uploaded).where(
+            i.identity_id == identity_id, i.sha256 == sha256, i.state == "ready"
+        )
+    ).one_or_none()
+
+
+def elsewhere(
+    connection: ReadConnection, gallery_id: int, root: str
+) -> dict[tuple[str, bytes], tuple[int, str, str]]:
+    """Usable crawled images under other roots: (identity, sha256) -> (image id, root, locator)."""
+    i = t.image.c
+    rows = connection.execute(
+        select(t.identity.c.name, i.sha256, i.id, i.root, i.locator)
+        .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
+        .where(i.gallery_id == gallery_id, i.root.is_not(None), i.root != root, i.state == "ready")
+    )
+    return {(name, sha): (image_id, at, locator) for name, sha, image_id, at, locator in rows}
+
+
+def record_extractions(
+    connection: WriteConnection,
+    space_id: int,
+    outcomes: Sequence[tuple[int, str]],
+    reason: str | None = None,
+) -> None:
+    """That images ((image id, state)) were looked at in a space, and what came of it."""
+    if not outcomes:
+        return
+    rows = [
+        {"space_id": space_id, "image_id": image_id, "state": state, "reason": reason}
+        for image_id, state in outcomes
+    ]
+    statement = upsert(t.extraction)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["space_id", "image_id"],
+            set_={"state": statement.excluded.state, "reason": statement.excluded.reason},
+        ),
+        rows,
+    )
+
+
+def add_faces(
+    connection: WriteConnection,
+    space_id: int,
+    gallery_id: int,
+    faces: Sequence[tuple[int, Face]],
+) -> list[FaceRow]:
+    """Store faces, given as (image id, face), with their embeddings by binary COPY."""
+    if not faces:
+        return []
+    ids = connection.scalars(
+        text("SELECT nextval('face_id_seq') FROM generate_series(1, :n)"), {"n": len(faces)}
+    ).all()
+    rows = [
+        _face_values(face_id, space_id, image_id, face)
+        for face_id, (image_id, face) in zip(ids, faces, strict=True)
+    ]
+    connection.execute(_INSERT_FACES, rows)
+    vectors = np.stack([face.embedding for _, face in faces])
+    _copy_embeddings(connection, space_id, gallery_id, np.asarray(ids, np.int64), vectors)
+    return [FaceRow(r["id"], r["image_id"], tuple(r["box"]), r["quality"]) for r in rows]
+
+
+def faces_of(
+    connection: ReadConnection | WriteConnection, within: ColumnElement[bool]
+) -> dict[int, list[int]]:
+    """Face ids by space of the images that `within` selects."""
+    rows = connection.execute(
+        select(t.face.c.space_id, t.face.c.id)
+        .join_from(t.face, t.image, t.face.c.image_id == t.image.c.id)
+        .where(within)
+    )
+    found: dict[int, list[int]] = {}
+    for space_id, face_id in rows:
+        found.setdefault(space_id, []).append(face_id)
+    return found
+
+
+def faces_of_image(
+    connection: ReadConnection | WriteConnection, image_id: int, space_id: int
+) -> list[FaceRow]:
+    f = t.face.c
+    rows = connection.execute(
+        select(f.id, f.image_id, f.box, f.quality)
+        .where(f.image_id == image_id, f.space_id == space_id)
+        .order_by(f.id)
+    )
+    return [FaceRow(r.id, r.image_id, tuple(r.box), r.quality) for r in rows]
+
+
+def of_identity(
+    connection: ReadConnection, identity_id: int, space_id: int | None
+) -> list[StoredImage]:
+    """All images of an identity with the number of their faces in a space."""
+    i = t.image.c
+    count = (
+        select(text("count(*)"))
+        .select_from(t.face)
+        .where(t.face.c.image_id == i.id, t.face.c.space_id == space_id)
+    ).scalar_subquery()
+    rows = connection.execute(
+        select(
+            i.id,
+            t.identity.c.name,
+            i.source,
+            i.locator,
+            i.sha256,
+            i.state,
+            i.reason,
+            i.width,
+            i.height,
+            count,
+        )
+        .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
+        .where(i.identity_id == identity_id)
+        .order_by(i.id)
+    )
+    return [StoredImage(*row) for row in rows]
+
+
+def remove_images(connection: WriteConnection, image_ids: Iterable[int]) -> None:
+    """The images with their faces and embeddings."""
+    connection.execute(delete(t.image).where(t.image.c.id.in_(list(image_ids))))
+
+
+def remove_faces(
+    connection: WriteConnection, image_ids: Iterable[int], space_id: int | None = None
+) -> None:
+    """The images' faces in one space or in all; the images stay."""
+    within = t.face.c.image_id.in_(list(image_ids))
+    if space_id is not None:
+        within = and_(within, t.face.c.space_id == space_id)
+    connection.execute(delete(t.face).where(within))
+
+
+def pending(
+    connection: ReadConnection | WriteConnection, gallery_id: int, space_id: int, limit: int
+) -> list[Source]:
+    """Images of the gallery that were not yet looked at in the space."""
+    i, x = t.image.c, t.extraction.c
+    seen = select(x.image_id).where(x.space_id == space_id, x.image_id == i.id).exists()
+    rows = connection.execute(
+        select(i.id, i.gallery_id, i.root, i.locator, i.sha256)
+        .where(i.gallery_id == gallery_id, or_(i.state == "ready", i.state == "no_face"), ~seen)
+        .order_by(i.id)
+        .limit(limit)
+    )
+    return [Source(*row) for row in rows]
+
+
+def embeddings_of_identity(
+    connection: ReadConnection, space_id: int, identity_id: int
+) -> NDArray[np.float32]:
+    """(n, dimension) float32: all faces of an identity in a space."""
+    rows = connection.scalars(
+        select(t.embedding.c.vec)
+        .join_from(t.embedding, t.face, t.embedding.c.face_id == t.face.c.id)
+        .join(t.image, t.face.c.image_id == t.image.c.id)
+        .where(t.embedding.c.space_id == space_id, t.image.c.identity_id == identity_id)
+    ).all()
+    return np.asarray([np.asarray(row) for row in rows], np.float32)
+
+
+_INSERT_FACES = text(
+    "INSERT INTO face (id, image_id, space_id, box, landmarks, confidence, quality)"
+    " OVERRIDING SYSTEM VALUE"
+    " VALUES (:id, :image_id, :space_id, :box, :landmarks, :confidence, :quality)"
+)
+
+
+def _values(image: ImageRow) -> dict[str, Any]:
+    names = (
+        "gallery_id",
+        "identity_id",
+        "sha256",
+        "size",
+        "state",
+        "reason",
+        "root",
+        "locator",
+        "mtime_ns",
+        "width",
+        "height",
+        "uploaded",
+    )
+    values = {name: getattr(image, name) for name in names}
+    return {**values, "source": "upload" if image.root is None else "tree"}
+
+
+def _face_values(face_id: int, space_id: int, image_id: int, face: Face) -> dict[str, Any]:
+    box, points = face.detection.box, face.detection.landmarks
+    return {
+        "id": face_id,
+        "image_id": image_id,
+        "space_id": space_id,
+        "box": [float(v) for v in (box.x, box.y, box.w, box.h)],
+        "landmarks": None if points is None else [float(v) for v in points.ravel()],
+        "confidence": float(face.detection.score),
+        "quality": float(face.quality),
+    }
+
+
+def _copy_embeddings(
+    connection: WriteConnection,
+    space_id: int,
+    gallery_id: int,
+    face_ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+) -> None:
+    data = encode_copy(space_id, gallery_id, face_ids, vectors)
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        cursor.copy_expert(
+            "COPY embedding (space_id, face_id, gallery_id, vec) FROM STDIN (FORMAT binary)",
+            io.BytesIO(data),
+        )
+
+
+def encode_copy(
+    space_id: int,
+    gallery_id: int,
+    face_ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+) -> bytes:
+    """Rows of `embedding` in Postgres's binary COPY format, big-endian, built by numpy at once."""
+    n, dim = vectors.shape
+    row = np.dtype(
+        [
+            ("fields", ">i2"),
+            ("l1", ">i4"),
+            ("space", ">i4"),
+            ("l2", ">i4"),
+            ("face", ">i8"),
+            ("l3", ">i4"),
+            ("gallery", ">i8"),
+            ("l4", ">i4"),
+            ("dim", ">i2"),
+            ("unused", ">i2"),
+            ("vec", ">f4", (dim,)),
+        ]
+    )
+    rows = np.zeros(n, row)
+    rows["fields"], rows["l1"], rows["l2"], rows["l3"] = 4, 4, 8, 8
+    rows["l4"], rows["dim"] = 4 + 4 * dim, dim
+    rows["space"], rows["gallery"] = space_id, gallery_id
+    rows["face"], rows["vec"] = face_ids, vectors
+    header = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+    return header + rows.tobytes() + b"\xff\xff"

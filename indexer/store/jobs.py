@@ -1,0 +1,175 @@
+"""Jobs: queued by the API or the commands, claimed by one runner, watched by many."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, func, insert, or_, select, text, update
+
+from indexer.errors import NotFound
+from indexer.store import tables as t
+from indexer.store.engine import ReadConnection, WriteConnection
+
+STALE_AFTER = text("interval '60 seconds'")
+MAX_ATTEMPTS = 3
+FINISHED = ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: uuid.UUID
+    kind: str
+    gallery: str
+    params: dict[str, Any]
+    state: str
+    phase: str
+    done: int
+    total: int | None
+    counts: dict[str, int]
+    errors: list[dict[str, str]]
+    error: str | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `done` of `total` (None while unknown) and counts by outcome."""
+
+    phase: str
+    done: int
+    total: int | None
+    counts: dict[str, int]
+    errors: tuple[dict[str, str], ...] = ()
+
+
+def create(
+    connection: WriteConnection, kind: str, gallery: str, params: dict[str, Any], state: str
+) -> uuid.UUID:
+    """`state` is queued, or running when the caller does the work itself."""
+    values = {"kind": kind, "gallery": gallery, "params": params, "state": state}
+    if state == "running":
+        values |= {"started_at": func.now(), "heartbeat_at": func.now()}
+    made = connection.scalar(insert(t.job).values(values).returning(t.job.c.id))
+    if made is None:
+        raise NotFound("job", "new")
+    return uuid.UUID(str(made))
+
+
+def get(connection: ReadConnection | WriteConnection, job_id: uuid.UUID) -> Job:
+    row = connection.execute(_columns().where(t.job.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound("job", str(job_id))
+    return _job(row)
+
+
+def latest(connection: ReadConnection, limit: int) -> list[Job]:
+    """Newest first."""
+    rows = connection.execute(_columns().order_by(t.job.c.created_at.desc()).limit(limit))
+    return [_job(row) for row in rows]
+
+
+def claim(connection: WriteConnection) -> Job | None:
+    """The oldest job that is queued, or whose runner has been silent for a minute."""
+    c = t.job.c
+    stale = (c.state == "running") & (c.heartbeat_at < func.now() - STALE_AFTER)
+    waiting = or_(c.state == "queued", stale & (c.kind == "reindex"))
+    row = connection.execute(
+        _columns().where(waiting).order_by(c.created_at).limit(1).with_for_update(skip_locked=True)
+    ).one_or_none()
+    if row is None:
+        return None
+    attempts = connection.scalar(select(c.attempts).where(c.id == row.id)) or 0
+    if attempts >= MAX_ATTEMPTS:
+        finish(connection, row.id, "failed", f"its process died {attempts} times")
+        return None
+    connection.execute(
+        update(t.job)
+        .where(c.id == row.id)
+        .values(
+            state="running", attempts=attempts + 1, started_at=func.now(), heartbeat_at=func.now()
+        )
+    )
+    return get(connection, row.id)
+
+
+def report(connection: WriteConnection, job_id: uuid.UUID, progress: Progress) -> bool:
+    """Store the progress; returns whether the job was asked to stop."""
+    values = {
+        "phase": progress.phase,
+        "done": progress.done,
+        "total": progress.total,
+        "counts": progress.counts,
+        "errors": list(progress.errors),
+        "heartbeat_at": func.now(),
+    }
+    return bool(
+        connection.scalar(
+            update(t.job)
+            .where(t.job.c.id == job_id)
+            .values(values)
+            .returning(t.job.c.cancel_requested)
+        )
+    )
+
+
+def finish(
+    connection: WriteConnection, job_id: uuid.UUID, state: str, error: str | None = None
+) -> None:
+    connection.execute(
+        update(t.job)
+        .where(t.job.c.id == job_id, t.job.c.state.not_in(FINISHED))
+        .values(state=state, error=error, finished_at=func.now())
+    )
+
+
+def cancel(connection: WriteConnection, job_id: uuid.UUID) -> Job:
+    """Ask a running job to stop; a queued one is cancelled at once."""
+    job = get(connection, job_id)
+    if job.state == "queued":
+        finish(connection, job_id, "cancelled")
+    elif not job.finished:
+        connection.execute(update(t.job).where(t.job.c.id == job_id).values(cancel_requested=True))
+    return get(connection, job_id)
+
+
+def _columns() -> Any:
+    c = t.job.c
+    return select(
+        c.id,
+        c.kind,
+        c.gallery,
+        c.params,
+        c.state,
+        c.phase,
+        c.done,
+        c.total,
+        c.counts,
+        c.errors,
+        c.error,
+        c.cancel_requested,
+        c.created_at,
+        c.started_at,
+        c.finished_at,
+    )
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(*row)
+
+
+def active(connection: ReadConnection, gallery: str) -> Sequence[uuid.UUID]:
+    """Jobs of the gallery that are not finished."""
+    return connection.scalars(
+        select(t.job.c.id).where(t.job.c.gallery == gallery, t.job.c.state.not_in(FINISHED))
+    ).all()
