@@ -12,20 +12,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from recognition.metrics import normalise
 
 from indexer.errors import IndexerError
 from indexer.store import search, spaces
 from indexer.store.engine import Database, Listener
 from indexer.store.search import Candidate, Vectors
 from indexer.store.spaces import Space
-from recognition.metrics import normalise
 from recognition.types import Metric
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=np.generic)
 
 POLL_S = 1.0
 RETRY_S = 0.5
@@ -324,10 +327,7 @@ class SearchCache:
         with self._database.read() as connection:
             space = spaces.get(connection, index.space.id)
             touched = spaces.changed_since(connection, space.id, index.version)
-            if touched is None:
-                current = None
-            else:
-                current = search.load_some(connection, space, touched)
+            current = None if touched is None else search.load_some(connection, space, touched)
         if touched is None or current is None:
             self._replace(index.space.id, self._load(index.space.id))
             return
@@ -351,7 +351,7 @@ def _ordered(
     return rows[order], distances[order]
 
 
-def _grown(array: NDArray[np.generic], capacity: int) -> NDArray[np.generic]:
+def _grown(array: NDArray[S], capacity: int) -> NDArray[S]:
     grown = np.empty((capacity, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown

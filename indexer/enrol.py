@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indexer.errors import Conflict
 from indexer.settings import Settings
@@ -36,6 +36,8 @@ class Extracted:
     width: int | None
     height: int | None
     faces: Mapping[int, tuple[Face, ...]]
+    original: bytes | None = None
+    """The file itself, where it is to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Enroller:
         self._database = database
         self._extractor = extractor
         self._default = Recipe(settings.model, settings.detector)
+        self._keep = settings.keep_uploads
 
     def enrol(self, gallery: str, identity: str, files: Sequence[bytes]) -> Enrolment:
         """Store every file with a face under the identity, in one transaction.
@@ -99,11 +102,15 @@ class Enroller:
         galleries.clean_name(identity, "an identity")
         for _ in range(RETRIES):
             targets = prepare_gallery(self._database, gallery, self._default)
-            extracted = [self._extractor.extract(data, targets) for data in files]
+            extracted = [self._extract(data, targets) for data in files]
             done = self._store(gallery, identity, extracted, targets)
             if done is not None:
                 return done
         raise Conflict(f"gallery {gallery!r} keeps changing its model; try again")
+
+    def _extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
+        extracted = self._extractor.extract(data, targets)
+        return replace(extracted, original=data) if self._keep else extracted
 
     def _store(
         self,
@@ -118,7 +125,7 @@ class Enroller:
             if held.target_spaces != tuple(space.id for space in targets):
                 return None
             usable = any(item.state == "ready" for item in extracted)
-            owner = identities.ensure(connection, held.id, identity) if usable else None
+            owner = _owner(connection, held, identity) if usable else None
             changes: dict[int, list[tuple[int, str]]] = {}
             results = tuple(
                 self._store_one(connection, held, owner, item, changes) for item in extracted
@@ -149,8 +156,15 @@ class Enroller:
             state=item.state, width=item.width, height=item.height, uploaded=True,
         )  # fmt: skip
         image_id = images.add(connection, row)
+        if item.original is not None:
+            images.keep_original(connection, image_id, item.original)
         stored = store_faces(connection, gallery.id, [(image_id, item)], changes)
         return EnrolledImage(sha256, "enrolled", None, image_id, tuple(stored.get(active, ())))
+
+
+def _owner(connection: WriteConnection, gallery: Gallery, identity: str) -> int:
+    (identity_id,) = identities.ensure(connection, gallery.id, [identity]).values()
+    return identity_id
 
 
 def prepare_gallery(database: Database, gallery: str, default: Recipe) -> tuple[Space, ...]:

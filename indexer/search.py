@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from recognition.metrics import from_cosine
 
 from indexer.cache import SearchCache, SpaceIndex
 from indexer.errors import Conflict
@@ -16,7 +17,6 @@ from indexer.store import search as store
 from indexer.store.engine import Database, ReadConnection
 from indexer.store.search import Candidate
 from indexer.store.spaces import Space
-from recognition.metrics import from_cosine
 from recognition.types import Metric
 
 GroupBy = Literal["person", "face"]
@@ -152,16 +152,14 @@ class Searcher:
     ) -> Found:
         with self._database.read() as connection:
             space = spaces.get(connection, target.space.id)
+            scope = store.Scope(space, target.gallery_id, people)
 
             def look(probe: NDArray[np.float32], limit: int) -> list[Candidate]:
-                return store.nearest(
-                    connection, space, target.gallery_id, probe, query.metric,
-                    identity_ids=people, limit=limit,
-                )  # fmt: skip
+                return store.nearest(connection, scope, probe, query.metric, limit)
 
             picked = [_pick(look, probe, query) for probe in probes]
             matches = _detailed(connection, picked)
-            size = store.count_faces(connection, space.id, target.gallery_id, None)
+            size = store.count_faces(connection, store.Scope(space, target.gallery_id))
         return Found(matches or (), Engine("pgvector", True, space.version, size))
 
 

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         1, ge=1, description="faces taken from an image of a person, largest first"
     )
 
+    keep_uploads: bool = Field(
+        False, description="store uploaded files, so that a reindex can embed them again"
+    )
+
     @property
     def weights_folder(self) -> Path:
         return self.home / "weights"

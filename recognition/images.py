@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recognition.errors import ImageTooLarge, UndecodableImage
 from recognition.types import Rgb
@@ -65,7 +65,7 @@ def decode(data: bytes, limits: ImageLimits) -> Rgb:
         raise ImageTooLarge(
             f"the image has too many pixels; at most {limits.max_pixels} are taken"
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UndecodableImage(
             f"not an image in one of the formats taken ({', '.join(FORMATS)})"
         ) from error

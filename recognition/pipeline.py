@@ -89,7 +89,9 @@ class Recognizer:
         """Faces of each image, largest first, every one with landmarks where they can be had."""
         found = self.detector(detector).detect(images)
         return [
-            tuple(self._complete(image, face, detector) for face in _select(faces, image, selection))
+            tuple(
+                self._complete(image, face, detector) for face in _select(faces, image, selection)
+            )
             for image, faces in zip(images, found, strict=True)
         ]
 
@@ -119,6 +121,11 @@ class Recognizer:
             return np.zeros((0, registry.model(recipe.model).dimension), np.float32)
         return self.embedder(recipe.model).embed(crops)
 
+    def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
+        """(n, dimension) float32 of faces that have theirs; n may be 0."""
+        empty = np.zeros((0, registry.model(recipe.model).dimension), np.float32)
+        return np.stack([face.embedding for face in faces]) if faces else empty
+
     def analyze(
         self, image: Rgb, faces: Sequence[Detection], names: Sequence[str]
     ) -> list[Attributes]:
@@ -147,9 +154,7 @@ class Recognizer:
             return self._built[key]  # type: ignore[return-value] # one type per key
 
 
-def _select(
-    faces: Sequence[Detection], image: Rgb, selection: Selection
-) -> tuple[Detection, ...]:
+def _select(faces: Sequence[Detection], image: Rgb, selection: Selection) -> tuple[Detection, ...]:
     largest = sorted(faces, key=lambda f: f.box.area, reverse=True)[: selection.max_faces]
     if selection.expand_percentage <= 0:
         return tuple(largest)

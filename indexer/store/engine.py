@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NewType
@@ -49,7 +49,7 @@ class Database:
     def read(self) -> Iterator[ReadConnection]:
         """One snapshot for all its statements."""
         with _reported(), self.engine.connect() as connection:
-            connection = connection.execution_options(
+            connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             with connection.begin():
@@ -68,7 +68,7 @@ class Database:
         It is held by a connection of its own and vanishes with the process.
         """
         with _reported(), self.engine.connect() as connection:
-            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execution_options(isolation_level="AUTOCOMMIT")
             taken = bool(connection.scalar(_TRY_LOCK, {"key": key}))
             try:
                 yield taken
@@ -147,8 +147,10 @@ def _psycopg2_url(url: str) -> str:
     return url
 
 
-def _heal(embedded: EmbeddedPostgres) -> Any:
-    def connect(dialect: Any, record: Any, args: Any, params: dict[str, Any]) -> Any:
+def _heal(embedded: EmbeddedPostgres) -> Callable[..., object]:
+    def connect(
+        _dialect: object, _record: object, args: list[Any], params: dict[str, Any]
+    ) -> object:
         try:
             return psycopg2.connect(*args, **params)
         except psycopg2.OperationalError:

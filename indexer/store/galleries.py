@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -124,7 +125,7 @@ def roots(connection: ReadConnection, gallery_id: int) -> Sequence[str]:
     ).all()
 
 
-def _columns() -> Select[tuple[int, str, int | None, int | None, datetime]]:
+def _columns() -> Select[*tuple[Any, ...]]:
     c = t.gallery.c
     return select(c.id, c.name, c.active_space_id, c.building_space_id, c.created_at)
 

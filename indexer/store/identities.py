@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import Conflict, NotFound
@@ -26,18 +26,21 @@ class Identity:
     faces: int
 
 
-def ensure(connection: WriteConnection, gallery_id: int, name: str) -> int:
-    """The id of the identity of that name, made if need be, locked until the commit."""
-    values = {"gallery_id": gallery_id, "name": clean_name(name, "an identity")}
-    connection.execute(upsert(t.identity).values(values).on_conflict_do_nothing())
-    found = connection.scalar(
-        select(t.identity.c.id)
-        .where(t.identity.c.gallery_id == gallery_id, t.identity.c.name == values["name"])
+def ensure(connection: WriteConnection, gallery_id: int, names: Iterable[str]) -> dict[str, int]:
+    """Ids by cleaned name, made where need be and locked until the commit, in one order for all."""
+    wanted = sorted({clean_name(name, "an identity") for name in names})
+    rows = [{"gallery_id": gallery_id, "name": name} for name in wanted]
+    if rows:
+        connection.execute(upsert(t.identity).on_conflict_do_nothing(), rows)
+    found = connection.execute(
+        select(t.identity.c.name, t.identity.c.id)
+        .where(t.identity.c.gallery_id == gallery_id, t.identity.c.name.in_(wanted))
+        .order_by(t.identity.c.id)
         .with_for_update(key_share=True)
-    )
-    if found is None:
-        raise Conflict(f"identity {name!r} was erased at this moment; send it again")
-    return int(found)
+    ).all()
+    if len(found) < len(wanted):
+        raise Conflict("an identity was erased at this moment; try again")
+    return {row.name: row.id for row in found}
 
 
 def find(connection: ReadConnection | WriteConnection, gallery_id: int, name: str) -> int:
@@ -110,11 +113,11 @@ def merge(connection: WriteConnection, source_id: int, target_id: int) -> None:
     doubled = exists().where(
         same.c.identity_id == target_id,
         same.c.sha256 == t.image.c.sha256,
-        same.c.state == "ready",
+        same.c.state.in_(("ready", "no_face")),
     )
     connection.execute(
         update(t.image)
-        .where(t.image.c.identity_id == source_id, t.image.c.state != "ready")
+        .where(t.image.c.identity_id == source_id, t.image.c.state.in_(("unreadable", "duplicate")))
         .values(identity_id=target_id)
     )
     connection.execute(
@@ -163,10 +166,10 @@ def _page(
         .select_from(t.face.join(t.image, t.face.c.image_id == t.image.c.id))
         .where(t.image.c.identity_id == c.id, t.face.c.space_id == space_id)
     ).scalar_subquery()
-    rows: Sequence[Row[Any]] = connection.execute(
+    rows = connection.execute(
         select(c.id, c.name, c.metadata, c.created_at, images, faces)
         .where(within)
         .order_by(c.name)
         .limit(limit)
     ).all()
-    return [Identity(*row) for row in rows]
+    return [Identity(*row._tuple()) for row in rows]

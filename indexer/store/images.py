@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.store import tables as t
@@ -51,6 +51,12 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    known: Known
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class FaceRow:
     id: int
     image_id: int
@@ -85,21 +91,7 @@ class Source:
 
 def known_files(connection: ReadConnection, gallery_id: int, root: str) -> list[Known]:
     i = t.image.c
-    rows = connection.execute(
-        select(
-            i.id,
-            i.identity_id,
-            t.identity.c.name,
-            i.locator,
-            i.sha256,
-            i.size,
-            i.mtime_ns,
-            i.state,
-            i.uploaded,
-        )
-        .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
-        .where(i.gallery_id == gallery_id, i.root == root)
-    )
+    rows = connection.execute(_known().where(i.gallery_id == gallery_id, i.root == root))
     return [Known(*row) for row in rows]
 
 
@@ -119,31 +111,50 @@ def owner(connection: WriteConnection, gallery_id: int, image_id: int) -> int | 
     )
 
 
+def keep_original(connection: WriteConnection, image_id: int, data: bytes) -> None:
+    connection.execute(insert(t.original).values(image_id=image_id, data=data))
+
+
+def original(connection: ReadConnection, image_id: int) -> bytes | None:
+    """The uploaded file, if it was kept."""
+    return connection.scalar(select(t.original.c.data).where(t.original.c.image_id == image_id))
+
+
 def update_image(connection: WriteConnection, image_id: int, values: Mapping[str, Any]) -> None:
     connection.execute(update(t.image).where(t.image.c.id == image_id).values(dict(values)))
 
 
-def with_content(connection: WriteConnection, identity_id: int, sha256: bytes) -> Row[Any] | None:
-    """The identity's usable image of that content: id, root, locator, uploaded."""
+def with_content(
+    connection: WriteConnection, identity_id: int, sha256: bytes
+) -> Row[*tuple[Any, ...]] | None:
+    """The identity's image of that content: id, gallery_id, root, locator, uploaded, state."""
     i = t.image.c
     return connection.execute(
-        select(i.id, i.root, i.locator, i.uploaded).where(
-            i.identity_id == identity_id, i.sha256 == sha256, i.state == "ready"
+        select(i.id, i.gallery_id, i.root, i.locator, i.uploaded, i.state).where(
+            i.identity_id == identity_id,
+            i.sha256 == sha256,
+            i.state.in_(("ready", "no_face")),
         )
     ).one_or_none()
 
 
-def elsewhere(
-    connection: ReadConnection, gallery_id: int, root: str
-) -> dict[tuple[str, bytes], tuple[int, str, str]]:
-    """Usable crawled images under other roots: (identity, sha256) -> (image id, root, locator)."""
+def elsewhere(connection: ReadConnection, gallery_id: int, root: str) -> list[Elsewhere]:
+    """Usable crawled images of the gallery under other roots."""
     i = t.image.c
     rows = connection.execute(
-        select(t.identity.c.name, i.sha256, i.id, i.root, i.locator)
-        .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
-        .where(i.gallery_id == gallery_id, i.root.is_not(None), i.root != root, i.state == "ready")
+        _known(i.root).where(
+            i.gallery_id == gallery_id,
+            i.root != root,
+            i.state.in_(("ready", "no_face")),
+        )
     )
-    return {(name, sha): (image_id, at, locator) for name, sha, image_id, at, locator in rows}
+    return [Elsewhere(Known(*row[:-1]), row[-1]) for row in rows]
+
+
+def remove_at(connection: WriteConnection, keep_id: int, root: str, locator: str) -> None:
+    """Remove the row of a file whose place another image takes."""
+    i = t.image.c
+    connection.execute(delete(t.image).where(i.root == root, i.locator == locator, i.id != keep_id))
 
 
 def record_extractions(
@@ -224,11 +235,11 @@ def of_identity(
     """All images of an identity with the number of their faces in a space."""
     i = t.image.c
     count = (
-        select(text("count(*)"))
+        select(func.count())
         .select_from(t.face)
         .where(t.face.c.image_id == i.id, t.face.c.space_id == space_id)
     ).scalar_subquery()
-    rows = connection.execute(
+    rows: Iterable[Any] = connection.execute(
         select(
             i.id,
             t.identity.c.name,
@@ -253,29 +264,93 @@ def remove_images(connection: WriteConnection, image_ids: Iterable[int]) -> None
     connection.execute(delete(t.image).where(t.image.c.id.in_(list(image_ids))))
 
 
-def remove_faces(
-    connection: WriteConnection, image_ids: Iterable[int], space_id: int | None = None
-) -> None:
-    """The images' faces in one space or in all; the images stay."""
-    within = t.face.c.image_id.in_(list(image_ids))
-    if space_id is not None:
-        within = and_(within, t.face.c.space_id == space_id)
-    connection.execute(delete(t.face).where(within))
-
-
 def pending(
     connection: ReadConnection | WriteConnection, gallery_id: int, space_id: int, limit: int
 ) -> list[Source]:
     """Images of the gallery that were not yet looked at in the space."""
-    i, x = t.image.c, t.extraction.c
-    seen = select(x.image_id).where(x.space_id == space_id, x.image_id == i.id).exists()
+    i = t.image.c
     rows = connection.execute(
         select(i.id, i.gallery_id, i.root, i.locator, i.sha256)
-        .where(i.gallery_id == gallery_id, or_(i.state == "ready", i.state == "no_face"), ~seen)
+        .where(*_pending(gallery_id, space_id))
         .order_by(i.id)
         .limit(limit)
     )
     return [Source(*row) for row in rows]
+
+
+def _pending(gallery_id: int, space_id: int) -> tuple[ColumnElement[bool], ...]:
+    i, x = t.image.c, t.extraction.c
+    seen = select(x.image_id).where(x.space_id == space_id, x.image_id == i.id).exists()
+    return i.gallery_id == gallery_id, i.state.in_(("ready", "no_face")), ~seen
+
+
+def count_pending(connection: ReadConnection, gallery_id: int, space_id: int) -> int:
+    return connection.scalar(select(func.count()).where(*_pending(gallery_id, space_id))) or 0
+
+
+def still_there(connection: WriteConnection, image_ids: Sequence[int]) -> set[int]:
+    """Those of the images that exist, kept from being erased until the commit."""
+    statement = (
+        select(t.image.c.id)
+        .where(t.image.c.id.in_(image_ids))
+        .order_by(t.image.c.id)
+        .with_for_update(read=True)
+    )
+    return set(connection.scalars(statement))
+
+
+def retry_unavailable(connection: WriteConnection, gallery_id: int, space_id: int) -> None:
+    """Let images whose pixels could not be had be tried again."""
+    of_gallery = select(t.image.c.id).where(t.image.c.gallery_id == gallery_id)
+    connection.execute(
+        delete(t.extraction).where(
+            t.extraction.c.space_id == space_id,
+            t.extraction.c.state.in_(("unavailable", "unreadable")),
+            t.extraction.c.image_id.in_(of_gallery),
+        )
+    )
+
+
+def losses(connection: ReadConnection, gallery_id: int, space_id: int) -> tuple[int, int]:
+    """Of the images with a face: how many could not be looked at in the space, and all."""
+    i, x = t.image.c, t.extraction.c
+    ready = (i.gallery_id == gallery_id, i.state == "ready")
+    total = connection.scalar(select(func.count()).where(*ready)) or 0
+    lost = connection.scalar(
+        select(func.count())
+        .select_from(t.image)
+        .join(t.extraction, (x.image_id == i.id) & (x.space_id == space_id))
+        .where(*ready, x.state.in_(("unavailable", "unreadable")))
+    )
+    return lost or 0, total
+
+
+def take_states(connection: WriteConnection, gallery_id: int, space_id: int) -> None:
+    """Let the images' states be what their extraction in the space came to."""
+    i, x = t.image.c, t.extraction.c
+    connection.execute(
+        update(t.image)
+        .where(
+            i.id == x.image_id,
+            x.space_id == space_id,
+            i.gallery_id == gallery_id,
+            x.state.in_(("ready", "no_face")),
+        )
+        .values(state=x.state, reason=case((x.state == "no_face", "no face found")))
+    )
+
+
+def forget_space(connection: WriteConnection, gallery_id: int, space_id: int) -> None:
+    """Remove the gallery's faces of one space, and that its images were looked at there."""
+    of_gallery = select(t.image.c.id).where(t.image.c.gallery_id == gallery_id)
+    connection.execute(
+        delete(t.face).where(t.face.c.space_id == space_id, t.face.c.image_id.in_(of_gallery))
+    )
+    connection.execute(
+        delete(t.extraction).where(
+            t.extraction.c.space_id == space_id, t.extraction.c.image_id.in_(of_gallery)
+        )
+    )
 
 
 def embeddings_of_identity(
@@ -289,6 +364,14 @@ def embeddings_of_identity(
         .where(t.embedding.c.space_id == space_id, t.image.c.identity_id == identity_id)
     ).all()
     return np.asarray([np.asarray(row) for row in rows], np.float32)
+
+
+def _known(*more: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    i = t.image.c
+    return select(
+        i.id, i.identity_id, t.identity.c.name, i.locator, i.sha256, i.size, i.mtime_ns,
+        i.state, i.uploaded, *more,
+    ).join_from(t.image, t.identity, i.identity_id == t.identity.c.id)  # fmt: skip
 
 
 _INSERT_FACES = text(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, or_, select, text, update
+from sqlalchemy import Row, Select, func, insert, select, text, update
 
 from indexer.errors import NotFound
 from indexer.store import tables as t
@@ -57,7 +57,7 @@ def create(
     connection: WriteConnection, kind: str, gallery: str, params: dict[str, Any], state: str
 ) -> uuid.UUID:
     """`state` is queued, or running when the caller does the work itself."""
-    values = {"kind": kind, "gallery": gallery, "params": params, "state": state}
+    values: dict[str, Any] = {"kind": kind, "gallery": gallery, "params": params, "state": state}
     if state == "running":
         values |= {"started_at": func.now(), "heartbeat_at": func.now()}
     made = connection.scalar(insert(t.job).values(values).returning(t.job.c.id))
@@ -80,27 +80,34 @@ def latest(connection: ReadConnection, limit: int) -> list[Job]:
 
 
 def claim(connection: WriteConnection) -> Job | None:
-    """The oldest job that is queued, or whose runner has been silent for a minute."""
+    """The oldest queued job, now running. First gives up on, or queues again, what has died."""
     c = t.job.c
-    stale = (c.state == "running") & (c.heartbeat_at < func.now() - STALE_AFTER)
-    waiting = or_(c.state == "queued", stale & (c.kind == "reindex"))
+    reap(connection)
     row = connection.execute(
-        _columns().where(waiting).order_by(c.created_at).limit(1).with_for_update(skip_locked=True)
+        select(c.id)
+        .where(c.state == "queued")
+        .order_by(c.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
     ).one_or_none()
     if row is None:
         return None
-    attempts = connection.scalar(select(c.attempts).where(c.id == row.id)) or 0
-    if attempts >= MAX_ATTEMPTS:
-        finish(connection, row.id, "failed", f"its process died {attempts} times")
-        return None
-    connection.execute(
-        update(t.job)
-        .where(c.id == row.id)
-        .values(
-            state="running", attempts=attempts + 1, started_at=func.now(), heartbeat_at=func.now()
-        )
-    )
+    now = {"started_at": func.now(), "heartbeat_at": func.now(), "attempts": c.attempts + 1}
+    connection.execute(update(t.job).where(c.id == row.id).values({"state": "running", **now}))
     return get(connection, row.id)
+
+
+def reap(connection: WriteConnection) -> None:
+    """Jobs whose process has been silent for a minute: queued anew, or failed if nobody would run them.
+
+    A command's own run is failed at once: running the command again carries on.
+    """
+    c = t.job.c
+    silent = (c.state == "running") & (c.heartbeat_at < func.now() - STALE_AFTER)
+    lost = silent & ((c.kind == "command") | (c.attempts >= MAX_ATTEMPTS))
+    failed = {"state": "failed", "error": "its process died", "finished_at": func.now()}
+    connection.execute(update(t.job).where(lost).values(failed))
+    connection.execute(update(t.job).where(silent).values(state="queued"))
 
 
 def report(connection: WriteConnection, job_id: uuid.UUID, progress: Progress) -> bool:
@@ -133,6 +140,15 @@ def finish(
     )
 
 
+def requeue(connection: WriteConnection, job_id: uuid.UUID) -> None:
+    """Let another runner carry on with a job whose process was told to end."""
+    connection.execute(
+        update(t.job)
+        .where(t.job.c.id == job_id, t.job.c.state != "done")
+        .values(state="queued", finished_at=None, error=None, attempts=0)
+    )
+
+
 def cancel(connection: WriteConnection, job_id: uuid.UUID) -> Job:
     """Ask a running job to stop; a queued one is cancelled at once."""
     job = get(connection, job_id)
@@ -143,7 +159,7 @@ def cancel(connection: WriteConnection, job_id: uuid.UUID) -> Job:
     return get(connection, job_id)
 
 
-def _columns() -> Any:
+def _columns() -> Select[Any]:
     c = t.job.c
     return select(
         c.id,
@@ -164,7 +180,7 @@ def _columns() -> Any:
     )
 
 
-def _job(row: Row[Any]) -> Job:
+def _job(row: Row[*tuple[Any, ...]]) -> Job:
     return Job(*row)
 
 

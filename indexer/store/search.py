@@ -40,6 +40,15 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """The faces that a search looks at: a gallery's in a space, of some identities or of all."""
+
+    space: Space
+    gallery_id: int
+    identity_ids: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FaceDetails:
     """What an answer says of a stored face."""
 
@@ -68,11 +77,12 @@ _HEADER_BYTES = 19
 def load_all(connection: ReadConnection, space: Space) -> Iterator[Vectors]:
     """Every embedding of the space in blocks, by binary COPY, within the caller's snapshot."""
     row = np.dtype([*_ROW_HEAD, ("vec", ">f4", (space.dimension,))])
-    statement = (
-        "COPY (SELECT e.face_id, e.gallery_id, i.identity_id, e.vec FROM embedding e"
+    selection = (
+        "SELECT e.face_id, e.gallery_id, i.identity_id, e.vec FROM embedding e"
         " JOIN face f ON f.id = e.face_id JOIN image i ON i.id = f.image_id"
-        f" WHERE e.space_id = {int(space.id)}) TO STDOUT (FORMAT binary)"
     )
+    within = f"WHERE e.space_id = {int(space.id)}"  # COPY takes no parameters
+    statement = f"COPY ({selection} {within}) TO STDOUT (FORMAT binary)"
     driver: Any = connection.connection.driver_connection
     with tempfile.TemporaryFile() as spool:
         with driver.cursor() as cursor:
@@ -106,55 +116,50 @@ def load_some(connection: ReadConnection, space: Space, face_ids: Sequence[int])
 
 def nearest(
     connection: ReadConnection,
-    space: Space,
-    gallery_id: int,
+    scope: Scope,
     probe: NDArray[np.float32],
     metric: Metric,
-    *,
-    identity_ids: Sequence[int] | None,
     limit: int,
 ) -> list[Candidate]:
-    """The nearest faces by an exact scan of the gallery's rows: filters lose nothing.
+    """The nearest faces by an exact scan of the scope's rows: filters lose nothing.
 
     `distance` is the cosine distance, or the Euclidean one when `metric` is euclidean.
     """
-    e, f, i = t.embedding.c, t.face.c, t.image.c
-    vector = cast(e.vec, VECTOR(space.dimension))
+    vector = cast(t.embedding.c.vec, VECTOR(scope.space.dimension))
     query = [float(v) for v in probe]
     distance: ColumnElement[float] = (
         vector.l2_distance(query) if metric == "euclidean" else vector.cosine_distance(query)
     )
     statement = (
-        select(e.face_id, i.identity_id, distance.label("distance"))
-        .join_from(t.embedding, t.face, f.id == e.face_id)
-        .join(t.image, i.id == f.image_id)
-        .where(e.space_id == literal_column(str(int(space.id))), e.gallery_id == gallery_id)
-        .order_by("distance", e.face_id)
+        select(t.embedding.c.face_id, t.image.c.identity_id, distance.label("distance"))
+        .select_from(_FACES)
+        .where(*_within(scope))
+        .order_by("distance", t.embedding.c.face_id)
         .limit(limit)
     )
-    if identity_ids is not None:
-        statement = statement.where(i.identity_id.in_(list(identity_ids)))
     connection.execute(text("SET LOCAL enable_indexscan = off"))
     return [Candidate(*row) for row in connection.execute(statement)]
 
 
-def count_faces(
-    connection: ReadConnection, space_id: int, gallery_id: int, identity_ids: Sequence[int] | None
-) -> int:
-    """How many faces a search with that filter looks at."""
-    e, f, i = t.embedding.c, t.face.c, t.image.c
-    statement = (
-        select(func.count())
-        .select_from(t.embedding)
-        .where(e.space_id == space_id, e.gallery_id == gallery_id)
-    )
-    if identity_ids is not None:
-        statement = (
-            statement.join(t.face, f.id == e.face_id)
-            .join(t.image, i.id == f.image_id)
-            .where(i.identity_id.in_(list(identity_ids)))
-        )
+def count_faces(connection: ReadConnection, scope: Scope) -> int:
+    """How many faces a search of the scope looks at."""
+    statement = select(func.count()).select_from(_FACES).where(*_within(scope))
     return connection.scalar(statement) or 0
+
+
+_FACES = t.embedding.join(t.face, t.face.c.id == t.embedding.c.face_id).join(
+    t.image, t.image.c.id == t.face.c.image_id
+)
+
+
+def _within(scope: Scope) -> list[ColumnElement[bool]]:
+    """The space as a literal, so that the planner sees which partition it is."""
+    e = t.embedding.c
+    space: ColumnElement[int] = literal_column(str(int(scope.space.id)))
+    within: list[ColumnElement[bool]] = [e.space_id == space, e.gallery_id == scope.gallery_id]
+    if scope.identity_ids is not None:
+        within.append(t.image.c.identity_id.in_(list(scope.identity_ids)))
+    return within
 
 
 def details(connection: ReadConnection, face_ids: Sequence[int]) -> dict[int, FaceDetails]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import NotFound
@@ -64,6 +65,12 @@ def ensure(connection: WriteConnection, recipe: Recipe) -> Space:
     if space is None:
         raise NotFound("space", str(recipe))
     return space
+
+
+def count(connection: ReadConnection | WriteConnection, space_id: int) -> int:
+    """Embeddings in the space."""
+    statement = select(func.count()).where(t.embedding.c.space_id == space_id)
+    return connection.scalar(statement) or 0
 
 
 def build_index(connection: WriteConnection, space: Space) -> None:
@@ -147,12 +154,12 @@ def trim(connection: WriteConnection, keep_days: int) -> None:
     )
 
 
-def _space(row: Row[tuple[object, ...]]) -> Space:
+def _space(row: Row[*tuple[Any, ...]]) -> Space:
     recipe = Recipe(row.model, row.detector, row.align, row.normalization, row.pipeline_version)
     return Space(row.id, recipe, row.dimension, row.version)
 
 
-def _is(recipe: Recipe) -> tuple[object, ...]:
+def _is(recipe: Recipe) -> tuple[ColumnElement[bool], ...]:
     c = t.space.c
     return (
         c.model == recipe.model,

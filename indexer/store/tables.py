@@ -109,6 +109,20 @@ image = Table(
     UniqueConstraint("gallery_id", "root", "locator"),
     Index("image_identity_id_ix", "identity_id"),
     Index("image_gallery_id_sha256_ix", "gallery_id", "sha256"),
+    Index(
+        "image_content_key",
+        "identity_id",
+        "sha256",
+        unique=True,
+        postgresql_where=text("state IN ('ready', 'no_face')"),
+    ),
+)
+
+original = Table(
+    "original",
+    metadata,
+    Column("image_id", BigInteger, ForeignKey("image.id", ondelete="CASCADE"), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
 )
 
 extraction = Table(

@@ -75,7 +75,15 @@ CREATE TABLE image (
 );
 CREATE INDEX image_identity_id_ix ON image (identity_id);
 CREATE INDEX image_gallery_id_sha256_ix ON image (gallery_id, sha256);
-CREATE UNIQUE INDEX image_content_key ON image (identity_id, sha256) WHERE state = 'ready';
+CREATE UNIQUE INDEX image_content_key ON image (identity_id, sha256) 
+    WHERE state IN ('ready', 'no_face');
+
+CREATE TABLE original (
+    image_id bigint CONSTRAINT original_pkey PRIMARY KEY
+        CONSTRAINT original_image_id_fkey REFERENCES image ON DELETE CASCADE,
+    data bytea NOT NULL
+);
+ALTER TABLE original ALTER COLUMN data SET STORAGE EXTERNAL;
 
 CREATE TABLE extraction (
     space_id integer NOT NULL
@@ -189,7 +197,7 @@ def downgrade() -> None:
     for function in ("drop_partition(integer)", "index_partition(integer, integer)"):
         op.execute(f"DROP FUNCTION facesearch_{function}")
     op.execute("DROP FUNCTION facesearch_add_partition(integer, integer)")
-    for table in ("job", "change_log", "embedding", "face", "extraction", "image", "identity"):
+    for table in ("job", "change_log", "embedding", "face", "extraction", "original", "image", "identity"):
         op.execute(f"DROP TABLE {table} CASCADE")
     for table in ("gallery", "space", "meta"):
         op.execute(f"DROP TABLE {table} CASCADE")

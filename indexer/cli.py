@@ -1,0 +1,416 @@
+"""The `facesearch` command. Imports what a command needs only when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., None])
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+IMAGE = click.Path(dir_okay=False, path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+gallery_option = click.option("--gallery", default="default", show_default=True)
+model_option = click.option("--model", help="Recognition model; see `facesearch models list`.")
+detector_option = click.option("--detector", help="Face detector; see `facesearch models list`.")
+max_delete_option = click.option(
+    "--max-delete",
+    type=click.FloatRange(0, 100),
+    default=20.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Stop, changing nothing, if more of the known files are gone.",
+)
+
+
+class Failed(click.ClickException):
+    """A clear error on stderr and exit code 1."""
+
+
+def reported(command: F) -> F:
+    """Errors of the project become one line; anything else is a bug and keeps its traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passes on what click gives
+        from indexer.errors import Cancelled, IndexerError
+        from recognition.errors import RecognitionError
+
+        try:
+            command(*args, **kwargs)
+        except Cancelled as error:
+            raise Failed(str(error)) from error
+        except (IndexerError, RecognitionError) as error:
+            raise Failed(str(error)) from error
+
+    return run  # type: ignore[return-value] # same signature
+
+
+def show(data: Any, as_json: bool, table: Sequence[Mapping[str, Any]] | None = None) -> None:  # noqa: ANN401
+    """JSON for programs; for people a table of the rows, or lines of a mapping."""
+    if as_json:
+        click.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+        return
+    from indexer import output
+
+    output.show(data, table)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="facesearch")
+def main() -> None:
+    """Find people by their faces: index a folder of people, serve it over HTTP, ask from here."""
+
+
+@main.command()
+@click.option("--host", default=None, help="Address to bind.  [default: 127.0.0.1]")
+@click.option("--port", type=int, default=None, help="Port to bind.  [default: 8000]")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Server processes.")
+@reported
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Answer over HTTP."""
+    from indexer import commands
+
+    commands.serve(host, port, workers)
+
+
+@main.command()
+@click.argument("tree", type=FOLDER)
+@gallery_option
+@model_option
+@detector_option
+@click.option("--dry-run", is_flag=True, help="Print what would change; change nothing.")
+@click.option("--watch", is_flag=True, help="Keep running and follow changes of the folder.")
+@max_delete_option
+@as_json
+@reported
+def index(
+    tree: Path,
+    gallery: str,
+    model: str | None,
+    detector: str | None,
+    dry_run: bool,
+    watch: bool,
+    max_delete: float,
+    as_json: bool,
+) -> None:
+    """Bring a gallery in line with a folder of people: TREE/<person>/.../<photo>."""
+    from indexer import commands
+
+    tools = commands.Tools.open()
+    if dry_run:
+        show(commands.dry_run(tools, tree, gallery, max_delete), as_json)
+        return
+    recipe = tools.recipe(gallery, model, detector)
+    show(commands.index(tools, tree, gallery, recipe, max_delete, quiet=as_json), as_json)
+    if watch:
+        for summary in commands.watch(tools, tree, gallery, recipe, max_delete):
+            show(summary, as_json)
+
+
+@main.command()
+@gallery_option
+@click.option("--model", required=True, help="Recognition model to move to.")
+@detector_option
+@click.option("--all", "everything", is_flag=True, help="All galleries.")
+@click.option("--drop-old", is_flag=True, help="Then erase the embeddings of other models.")
+@max_delete_option
+@as_json
+@reported
+def reindex(
+    gallery: str,
+    model: str,
+    detector: str | None,
+    everything: bool,
+    drop_old: bool,
+    max_delete: float,
+    as_json: bool,
+) -> None:
+    """Move a gallery to another model or detector while it is searched."""
+    from indexer import commands
+
+    tools = commands.Tools.open()
+    names = commands.gallery_names(tools) if everything else [gallery]
+    done = [
+        commands.reindex(
+            tools, name, tools.recipe(name, model, detector), max_delete, drop_old, quiet=as_json
+        )
+        for name in names
+    ]
+    show(done if everything else done[0], as_json, done)
+
+
+@main.command()
+@click.argument("image", type=IMAGE)
+@gallery_option
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="People per face.")
+@click.option("--threshold", type=float, help="Largest distance shown.")
+@as_json
+@reported
+def find(image: Path, gallery: str, k: int, threshold: float | None, as_json: bool) -> None:
+    """Who is in IMAGE?"""
+    from indexer import commands
+
+    result = commands.find(commands.Tools.open(), image, gallery, k, threshold)
+    show(result, as_json, commands.match_rows(result))
+
+
+@main.command()
+@click.argument("a", type=IMAGE)
+@click.argument("b", type=IMAGE)
+@model_option
+@detector_option
+@click.option("--metric", default="cosine", show_default=True)
+@click.option("--threshold", type=float)
+@as_json
+@reported
+def verify(
+    a: Path,
+    b: Path,
+    model: str | None,
+    detector: str | None,
+    metric: str,
+    threshold: float | None,
+    as_json: bool,
+) -> None:
+    """Do A and B show the same person?"""
+    from indexer import commands
+
+    tools = commands.Tools.without_database()
+    recipe = tools.recipe(None, model, detector)
+    show(commands.verify(tools, (a, b), recipe, metric, threshold), as_json)
+
+
+@main.command()
+@click.argument("image", type=IMAGE)
+@model_option
+@detector_option
+@as_json
+@reported
+def represent(image: Path, model: str | None, detector: str | None, as_json: bool) -> None:
+    """The embedding of every face in IMAGE."""
+    from indexer import commands
+
+    tools = commands.Tools.without_database()
+    show(commands.represent(tools, image, tools.recipe(None, model, detector)), as_json)
+
+
+@main.command()
+@click.argument("image", type=IMAGE)
+@detector_option
+@click.option("--actions", default="", help="Comma-separated; all by default.")
+@as_json
+@reported
+def analyze(image: Path, detector: str | None, actions: str, as_json: bool) -> None:
+    """Age, gender and emotion of every face in IMAGE."""
+    from indexer import commands
+
+    tools = commands.Tools.without_database()
+    names = [name.strip() for name in actions.split(",") if name.strip()]
+    show(commands.analyze(tools, image, detector, names), as_json)
+
+
+@main.command()
+@click.argument("image", type=IMAGE)
+@detector_option
+@as_json
+@reported
+def extract(image: Path, detector: str | None, as_json: bool) -> None:
+    """Where the faces in IMAGE are."""
+    from indexer import commands
+
+    show(commands.extract(commands.Tools.without_database(), image, detector), as_json)
+
+
+@main.group()
+def models() -> None:
+    """Models, detectors, attributes and their weights."""
+
+
+@models.command("list")
+@as_json
+@reported
+def models_list(as_json: bool) -> None:
+    """What there is, and whether its weights are here."""
+    from indexer import commands
+
+    rows = commands.list_models(commands.Tools.without_database())
+    show(rows, as_json, rows)
+
+
+@models.command("pull")
+@click.argument("names", nargs=-1)
+@as_json
+@reported
+def models_pull(names: tuple[str, ...], as_json: bool) -> None:
+    """Fetch weights: of the NAMES given, or all."""
+    from indexer import commands
+
+    rows = commands.pull_models(commands.Tools.without_database(), names)
+    show(rows, as_json, rows)
+
+
+@models.command("check")
+@as_json
+@reported
+def models_check(as_json: bool) -> None:
+    """Compare every weights file that is here with its hash."""
+    from indexer import commands
+
+    rows = commands.check_models(commands.Tools.without_database())
+    show(rows, as_json, rows)
+    if any(row["state"] == "damaged" for row in rows):
+        sys.exit(1)
+
+
+@main.group()
+def galleries() -> None:
+    """Galleries of people."""
+
+
+@galleries.command("list")
+@as_json
+@reported
+def galleries_list(as_json: bool) -> None:
+    """All galleries with what they hold."""
+    from indexer import commands
+
+    rows = commands.list_galleries(commands.Tools.open())
+    show(rows, as_json, rows)
+
+
+@galleries.command("delete")
+@click.argument("name")
+@click.confirmation_option(prompt="Erase the gallery with all its people?")
+@as_json
+@reported
+def galleries_delete(name: str, as_json: bool) -> None:
+    """Erase a gallery with all it holds."""
+    from indexer import commands
+
+    show(commands.delete_gallery(commands.Tools.open(), name), as_json)
+
+
+@main.group()
+def identities() -> None:
+    """The people of a gallery."""
+
+
+@identities.command("list")
+@gallery_option
+@as_json
+@reported
+def identities_list(gallery: str, as_json: bool) -> None:
+    """All people of a gallery."""
+    from indexer import commands
+
+    rows = commands.list_identities(commands.Tools.open(), gallery)
+    show(rows, as_json, rows)
+
+
+@identities.command("delete")
+@click.argument("name")
+@gallery_option
+@click.confirmation_option(prompt="Erase this person?")
+@as_json
+@reported
+def identities_delete(name: str, gallery: str, as_json: bool) -> None:
+    """Erase a person: rows, faces, embeddings."""
+    from indexer import commands
+
+    show(commands.delete_identity(commands.Tools.open(), gallery, name), as_json)
+
+
+@main.group()
+def db() -> None:
+    """The database: the embedded one, unless FACESEARCH_DATABASE_URL names another."""
+
+
+@db.command("start")
+@as_json
+@reported
+def db_start(as_json: bool) -> None:
+    """Start the embedded database; it keeps running in the background."""
+    from indexer import commands
+
+    show(commands.db_start(), as_json)
+
+
+@db.command("stop")
+@as_json
+@reported
+def db_stop(as_json: bool) -> None:
+    """Stop the embedded database."""
+    from indexer import commands
+
+    show(commands.db_stop(), as_json)
+
+
+@db.command("status")
+@as_json
+@reported
+def db_status(as_json: bool) -> None:
+    """Where the database is, whether it runs, and its schema's revision."""
+    from indexer import commands
+
+    show(commands.db_status(), as_json)
+
+
+@db.command("upgrade")
+@as_json
+@reported
+def db_upgrade(as_json: bool) -> None:
+    """Bring the schema up to date."""
+    from indexer import commands
+
+    show(commands.db_upgrade(), as_json)
+
+
+@db.command("url")
+@as_json
+@reported
+def db_url(as_json: bool) -> None:
+    """The database's URL, for psql and other programs."""
+    from indexer import commands
+
+    url = commands.db_url()
+    if as_json:
+        show({"url": url}, True)
+    else:
+        click.echo(url)
+
+
+@main.command()
+@as_json
+@reported
+def doctor(as_json: bool) -> None:
+    """Check what the service needs: folders, database, weights, libraries."""
+    from indexer import commands
+
+    rows = commands.doctor()
+    show(rows, as_json, rows)
+    if not all(row["ok"] for row in rows):
+        sys.exit(1)
+
+
+@main.command()
+@as_json
+@reported
+def samples(as_json: bool) -> None:
+    """Write the folder of sample people and print where it is."""
+    from indexer import commands
+
+    folder = commands.write_samples(commands.Tools.without_database())
+    if as_json:
+        show({"folder": str(folder)}, True)
+    else:
+        click.echo(folder)
+
+
+if __name__ == "__main__":
+    main()

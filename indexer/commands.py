@@ -1,0 +1,502 @@
+"""What the commands do, as functions that return plain data; `cli` only parses and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recognition.verification import compare
+
+from indexer import people
+from indexer.errors import IndexerError
+from indexer.index import Indexer
+from indexer.progress import Run, display
+from indexer.reindex import Reindexer
+from indexer.search import Query, Searcher
+from indexer.settings import Settings
+from indexer.store import galleries, identities, jobs, spaces
+from indexer.store.engine import Database
+from indexer.worker import recognizer
+from recognition import registry
+from recognition.errors import NoFace, RecognitionError, UnknownName
+from recognition.images import ImageLimits, decode, suffixes
+from recognition.pipeline import Face, Recipe, Recognizer, Selection
+from recognition.samples import SAMPLES
+from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.types import METRICS, Detection, Metric, Rgb
+
+PAGE = 1000
+
+
+class CannotRead(IndexerError):
+    """A file named on the command line cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a command works with. The database is opened, and upgraded, only where one is needed."""
+
+    settings: Settings
+    recognizer: Recognizer
+    _database: Database | None
+
+    @classmethod
+    def open(cls) -> Tools:
+        settings = Settings()
+        database = Database.open(settings)
+        database.upgrade()
+        return cls(settings, recognizer(settings), database)
+
+    @classmethod
+    def without_database(cls) -> Tools:
+        settings = Settings()
+        return cls(settings, recognizer(settings), None)
+
+    @property
+    def database(self) -> Database:
+        if self._database is None:
+            raise IndexerError("this command works without a database")
+        return self._database
+
+    def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
+        """The gallery's own recipe, or the settings', with what was asked for."""
+        base = Recipe(self.settings.model, self.settings.detector)
+        if gallery is not None:
+            base = _recipe_of(self.database, gallery) or base
+        recipe = Recipe(
+            registry.model(model or base.model).name,
+            registry.detector(detector or base.detector).name,
+        )
+        return recipe
+
+    def image(self, path: Path) -> Rgb:
+        """Raises CannotRead, UndecodableImage, ImageTooLarge."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CannotRead(f"{path} cannot be read: {error.strerror}") from error
+        limits = ImageLimits(self.settings.max_image_bytes, self.settings.max_image_pixels)
+        try:
+            return decode(data, limits)
+        except RecognitionError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Become the HTTP service: imports go down only, so it is started and not imported."""
+    options = {"--host": host, "--port": port, "--workers": workers}
+    given = [
+        part for name, value in options.items() if value is not None for part in (name, str(value))
+    ]
+    os.execv(sys.executable, [sys.executable, "-m", "service", *given])  # noqa: S606 - no shell
+
+
+def dry_run(tools: Tools, tree: Path, gallery: str, max_delete: float) -> dict[str, Any]:
+    """The difference between folder and gallery, by file."""
+    diff = Indexer(tools.database, tools.recognizer, tools.settings, gallery).diff(tree)
+    known = diff.plan.unchanged + len(diff.plan.touched) + len(diff.plan.vanished)
+    return {
+        "counts": diff.counts(),
+        "new": [file.locator for file in diff.fresh],
+        "changed": [move.file.locator for move in diff.plan.touched],
+        "moved": [f"{move.known.locator} -> {move.file.locator}" for move in diff.moves],
+        "vanished": [k.locator for k in diff.vanished],
+        "skipped": [asdict(skipped) for skipped in diff.skipped],
+        "would_stop": bool(diff.vanished) and 100 * len(diff.vanished) > max_delete * known,
+    }
+
+
+def index(
+    tools: Tools, tree: Path, gallery: str, recipe: Recipe, max_delete: float, *, quiet: bool
+) -> dict[str, Any]:
+    """One reconciliation; the summary."""
+    indexer = Indexer(tools.database, tools.recognizer, tools.settings, gallery)
+    with _run(tools.database, "index", gallery, quiet) as run:
+        indexer.run(tree, recipe, max_delete, run)
+    return _summary(gallery, run)
+
+
+def watch(
+    tools: Tools, tree: Path, gallery: str, recipe: Recipe, max_delete: float
+) -> Iterator[dict[str, Any]]:
+    """Reconcile after every change of the folder, until interrupted."""
+    import watchfiles  # noqa: PLC0415
+
+    endings = suffixes()
+    for changes in watchfiles.watch(tree, raise_interrupt=False):
+        if any(Path(path).suffix.lower() in endings or Path(path).is_dir() for _, path in changes):
+            try:
+                yield index(tools, tree, gallery, recipe, max_delete, quiet=True)
+            except IndexerError as error:
+                print(error, file=sys.stderr, flush=True)
+
+
+def reindex(
+    tools: Tools, gallery: str, recipe: Recipe, max_delete: float, drop_old: bool, *, quiet: bool
+) -> dict[str, Any]:
+    """Move a gallery; the summary."""
+    reindexer = Reindexer(tools.database, tools.recognizer, tools.settings, gallery)
+    with _run(tools.database, "reindex", gallery, quiet) as run:
+        reindexer.run(recipe, max_delete, run)
+        if drop_old:
+            reindexer.drop_unused(run)
+    return _summary(gallery, run) | {"model": recipe.model, "detector": recipe.detector}
+
+
+def gallery_names(tools: Tools) -> list[str]:
+    with tools.database.read() as connection:
+        return [g.name for g in galleries.all_galleries(connection)]
+
+
+def find(
+    tools: Tools, image: Path, gallery: str, k: int, threshold: float | None
+) -> dict[str, Any]:
+    """Per face of the image, the nearest people."""
+    searcher = Searcher(tools.database, None)
+    target = searcher.target(gallery)
+    recipe = target.space.recipe
+    faces = _faces(tools, image, recipe)
+    limit = threshold
+    if limit is None:
+        limit = registry.model(recipe.model).threshold(recipe.detector, "cosine").value
+    probes = tools.recognizer.embeddings(faces, recipe)
+    found = searcher.find(target, probes, Query(gallery=gallery, k=k, threshold=limit))
+    results = [
+        {**_area(face.detection), "matches": [asdict(match) for match in matches]}
+        for face, matches in zip(faces, found.matches, strict=True)
+    ]
+    return {
+        "results": results,
+        "gallery": gallery,
+        "model": recipe.model,
+        "detector_backend": recipe.detector,
+        "similarity_metric": "cosine",
+        "threshold": limit,
+        "engine": asdict(found.engine),
+    }
+
+
+def match_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per match, or one that says that a face is unknown."""
+    rows = []
+    for number, face in enumerate(result["results"], 1):
+        matches = face["matches"] or [{"identity": "unknown", "distance": None, "image": None}]
+        rows += [
+            {
+                "face": number,
+                "identity": m["identity"],
+                "distance": m["distance"],
+                "image": m["image"],
+            }
+            for m in matches
+        ]
+    return rows
+
+
+def verify(
+    tools: Tools, paths: tuple[Path, Path], recipe: Recipe, metric: str, threshold: float | None
+) -> dict[str, Any]:
+    """Whether two photographs show one person: the closest pair of their faces."""
+    known = _metric(metric)
+    a, b = (_faces(tools, path, recipe) for path in paths)
+    verdict = compare(
+        tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
+        recipe, known, threshold,
+    )  # fmt: skip
+    return {
+        "verified": verdict.verified,
+        "distance": verdict.distance,
+        "threshold": verdict.threshold,
+        "confidence": verdict.confidence,
+        "model": recipe.model,
+        "detector_backend": recipe.detector,
+        "similarity_metric": known,
+        "facial_areas": {
+            "img1": _area(a[verdict.first].detection)["facial_area"],
+            "img2": _area(b[verdict.second].detection)["facial_area"],
+        },
+    }
+
+
+def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
+    results = [
+        {**_area(face.detection), "embedding": [float(v) for v in face.embedding]}
+        for face in _faces(tools, image, recipe)
+    ]
+    return {
+        "results": results,
+        "model": recipe.model,
+        "dimensions": registry.model(recipe.model).dimension,
+    }
+
+
+def analyze(
+    tools: Tools, image: Path, detector: str | None, actions: Sequence[str]
+) -> dict[str, Any]:
+    pixels = tools.image(image)
+    faces = _detections(tools, image, pixels, detector)
+    names = list(actions) or list(registry.ATTRIBUTES)
+    found = tools.recognizer.analyze(pixels, faces, names)
+    return {
+        "results": [
+            {**_area(face), **{k: v for k, v in asdict(attributes).items() if v is not None}}
+            for face, attributes in zip(faces, found, strict=True)
+        ]
+    }
+
+
+def extract(tools: Tools, image: Path, detector: str | None) -> dict[str, Any]:
+    faces = _detections(tools, image, tools.image(image), detector)
+    return {"results": [_area(face) for face in faces]}
+
+
+def list_models(tools: Tools) -> list[dict[str, Any]]:
+    """Every model, detector and attribute."""
+    rows = []
+    for kind, spec in _specs():
+        dimension = spec.dimension if isinstance(spec, ModelSpec) else None
+        rows.append(
+            {
+                "kind": kind,
+                "name": spec.name,
+                "dimension": dimension,
+                "licence": spec.licence,
+                "weights": _weights_state(tools, spec),
+                "summary": spec.summary,
+            }
+        )
+    return rows
+
+
+def pull_models(tools: Tools, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Fetch the weights of the named specs, or of all. Raises UnknownName, WeightsMissing."""
+    chosen = [(k, s) for k, s in _specs() if not names or s.name in names]
+    for name in names:
+        if name not in {spec.name for _, spec in chosen}:
+            registry.model(name)
+    cache = tools.recognizer.resources.weights
+    wanted = {w.name: w for _, spec in chosen for w in spec.weights}
+    paths = cache.ensure(list(wanted.values()))
+    return [
+        {"file": p.name, "bytes": p.stat().st_size, "sha256": w.sha256}
+        for w, p in zip(wanted.values(), paths, strict=True)
+    ]
+
+
+def check_models(tools: Tools) -> list[dict[str, Any]]:
+    """Every weights file: ok, absent, or damaged."""
+    cache = tools.recognizer.resources.weights
+    wanted = {w.name: w for _, spec in _specs() for w in spec.weights}
+    rows = []
+    for weights in wanted.values():
+        state = "absent"
+        if cache.present(weights):
+            state = "ok" if cache.valid(weights) else "damaged"
+        rows.append({"file": weights.name, "state": state, "package": weights.package})
+    return rows
+
+
+def list_galleries(tools: Tools) -> list[dict[str, Any]]:
+    with tools.database.read() as connection:
+        rows = []
+        for gallery in galleries.all_galleries(connection):
+            counts = galleries.counts(connection, gallery)
+            space = gallery.active_space_id
+            recipe = str(spaces.get(connection, space).recipe) if space is not None else None
+            rows.append(
+                {
+                    "gallery": gallery.name,
+                    "identities": counts.identities,
+                    "images": counts.images,
+                    "faces": counts.faces,
+                    "space": recipe,
+                }
+            )
+    return rows
+
+
+def delete_gallery(tools: Tools, name: str) -> dict[str, Any]:
+    return {"gallery": name, "version": people.erase_gallery(tools.database, name)}
+
+
+def list_identities(tools: Tools, gallery: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with tools.database.read() as connection:
+        found = galleries.get(connection, gallery)
+        after = ""
+        while page := identities.page(
+            connection, found.id, found.active_space_id, after=after, limit=PAGE
+        ):
+            rows += [
+                {"identity": i.name, "images": i.images, "faces": i.faces, "metadata": i.metadata}
+                for i in page
+            ]
+            after = page[-1].name
+    return rows
+
+
+def delete_identity(tools: Tools, gallery: str, name: str) -> dict[str, Any]:
+    return {"identity": name, "version": people.erase_identity(tools.database, gallery, name)}
+
+
+def db_start() -> dict[str, Any]:
+    database = Database.open(Settings())
+    if database.embedded is not None:
+        database.embedded.ensure_running()
+    database.upgrade()
+    return db_status()
+
+
+def db_stop() -> dict[str, Any]:
+    database = Database.open(Settings())
+    if database.embedded is None:
+        raise IndexerError("FACESEARCH_DATABASE_URL names a server; stop it where it runs")
+    return {"stopped": database.embedded.stop()}
+
+
+def db_status() -> dict[str, Any]:
+    """Looks, and starts nothing."""
+    database = Database.open(Settings())
+    if database.embedded is None:
+        return {"kind": "external", "running": True, "revision": database.revision()}
+    status = database.embedded.status()
+    return {
+        "kind": "embedded",
+        "running": status.running,
+        "pid": status.pid,
+        "folder": str(status.folder),
+        "url": status.url,
+        "version": status.version,
+        "revision": database.revision() if status.running else None,
+    }
+
+
+def db_upgrade() -> dict[str, Any]:
+    database = Database.open(Settings())
+    database.upgrade()
+    return {"revision": database.revision()}
+
+
+def db_url() -> str:
+    settings = Settings()
+    database = Database.open(settings)
+    return database.engine.url.render_as_string(hide_password=False)
+
+
+def doctor() -> list[dict[str, Any]]:
+    """One row per thing that the service needs."""
+    settings = Settings()
+    return [
+        _checked("home folder", lambda: _writable(settings.home)),
+        _checked("database", lambda: str(db_upgrade()["revision"])),
+        _checked("model", lambda: _built(settings, "model", settings.model)),
+        _checked("detector", lambda: _built(settings, "detector", settings.detector)),
+    ]
+
+
+def write_samples(tools: Tools) -> Path:
+    """The sample people as a tree; returns its folder."""
+    folder = tools.settings.home / "samples"
+    paths = tools.recognizer.resources.weights.ensure([s.weights for s in SAMPLES])
+    for sample, path in zip(SAMPLES, paths, strict=True):
+        target = folder / sample.person / sample.file
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return folder
+
+
+def _recipe_of(database: Database, gallery: str) -> Recipe | None:
+    with database.read() as connection:
+        for found in galleries.all_galleries(connection):
+            if found.name == gallery and found.active_space_id is not None:
+                return spaces.get(connection, found.active_space_id).recipe
+    return None
+
+
+@contextmanager
+def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
+    """The run's job row, finished whatever happens."""
+    with database.write() as connection:
+        params = {"command": command}
+        job = jobs.create(connection, "command", gallery, params, "running")
+    with Run(database, job, display(quiet)) as run:
+        yield run
+
+
+def _summary(gallery: str, run: Run) -> dict[str, Any]:
+    return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
+
+
+def _faces(tools: Tools, path: Path, recipe: Recipe) -> tuple[Face, ...]:
+    faces = tools.recognizer.represent([tools.image(path)], recipe, Selection())[0]
+    if not faces:
+        raise NoFace(f"no face found in {path}")
+    return faces
+
+
+def _detections(
+    tools: Tools, path: Path, pixels: Rgb, detector: str | None
+) -> tuple[Detection, ...]:
+    name = registry.detector(detector or tools.settings.detector).name
+    faces = tools.recognizer.detect([pixels], name, Selection())[0]
+    if not faces:
+        raise NoFace(f"no face found in {path}")
+    return faces
+
+
+def _area(face: Detection) -> dict[str, Any]:
+    box = face.box
+    area: dict[str, Any] = {k: round(getattr(box, k)) for k in ("x", "y", "w", "h")}
+    return {"facial_area": area, "face_confidence": round(face.score, 4)}
+
+
+def _metric(name: str) -> Metric:
+    for metric in METRICS:
+        if metric == name:
+            return metric
+    raise UnknownName("metric", name, METRICS)
+
+
+def _specs() -> list[tuple[str, ModelSpec | DetectorSpec | AttributeSpec]]:
+    return [
+        *(("model", spec) for spec in registry.MODELS.values()),
+        *(("detector", spec) for spec in registry.DETECTORS.values()),
+        *(("attribute", spec) for spec in registry.ATTRIBUTES.values()),
+    ]
+
+
+def _weights_state(tools: Tools, spec: ModelSpec | DetectorSpec | AttributeSpec) -> str:
+    if not spec.weights:
+        return "built in"
+    present = all(tools.recognizer.resources.weights.present(w) for w in spec.weights)
+    return "here" if present else f"fetched when needed ({spec.weights[0].package})"
+
+
+def _checked(what: str, check: Any) -> dict[str, Any]:  # noqa: ANN401
+    try:
+        return {"check": what, "ok": True, "detail": check()}
+    except (IndexerError, RecognitionError, OSError) as error:
+        return {"check": what, "ok": False, "detail": str(error)}
+
+
+def _writable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".doctor"
+    probe.write_text("")
+    probe.unlink()
+    return str(folder)
+
+
+def _built(settings: Settings, kind: str, name: str) -> str:
+    tools = recognizer(settings)
+    if kind == "model":
+        tools.embedder(name)
+    else:
+        tools.detector(name)
+    return name

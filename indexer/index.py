@@ -1,0 +1,320 @@
+"""Bringing a gallery in line with a folder of people: batches, each whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from indexer import crawl
+from indexer.crawl import Move, Plan, TreeFile
+from indexer.diff import Diff, guard
+from indexer.diff import diff as compare
+from indexer.enrol import Extracted, Extractor, prepare_gallery, store_faces
+from indexer.errors import Conflict, NotFound
+from indexer.progress import Run
+from indexer.settings import Settings
+from indexer.store import galleries, identities, images, spaces
+from indexer.store import tables as t
+from indexer.store.engine import Database, WriteConnection
+from indexer.store.galleries import Gallery
+from indexer.store.images import ImageRow, Known
+from indexer.store.spaces import Space
+from recognition.images import suffixes
+from recognition.pipeline import Recipe, Recognizer
+
+BATCH = 32
+ROWS_BATCH = 500
+ANN_INDEX_FROM = 20_000
+RETRY_STAMP = -1
+"""Stored as the modification time of a file that could not be read, so that it is tried again."""
+
+T = TypeVar("T")
+Job = tuple[Path, TreeFile, Known | None, Sequence[Space]]
+Changes = dict[int, list[tuple[int, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file that was read: its row if it has one, and what it gave (None: same content)."""
+
+    file: TreeFile
+    known: Known | None
+    sha256: bytes
+    extracted: Extracted | None
+
+
+Work = Callable[[Job], Item]
+
+
+@contextmanager
+def exclusive(database: Database, gallery: str, run: Run | None = None) -> Iterator[None]:
+    """One run over a gallery at a time; a second one waits and then finds little left to do."""
+    while True:
+        with database.locked(f"facesearch:index:{gallery}") as taken:
+            if taken:
+                yield
+                return
+        if run is not None:
+            run.phase("waiting for another run over this gallery", None)
+        time.sleep(0.5)
+
+
+class Indexer:
+    """Runs over one gallery; share the recognizer, make one of these per run."""
+
+    def __init__(
+        self, database: Database, recognizer: Recognizer, settings: Settings, gallery: str
+    ) -> None:
+        self._database = database
+        self._extractor = Extractor(recognizer, settings)
+        self._threads = settings.threads
+        self._gallery = gallery
+
+    def diff(self, root: Path) -> Diff:
+        """What a run would do now. Changes nothing. Raises NoSuchTree."""
+        tree = crawl.scan(root, suffixes())
+        with self._database.read() as connection:
+            try:
+                gallery = galleries.get(connection, self._gallery)
+            except NotFound:
+                return compare(tree, [], [])
+            known = images.known_files(connection, gallery.id, str(tree.root))
+            elsewhere = images.elsewhere(connection, gallery.id, str(tree.root))
+        return compare(tree, known, elsewhere)
+
+    def run(self, root: Path, recipe: Recipe, max_delete: float, run: Run) -> None:
+        """Reconcile; `recipe` is for a gallery that is still empty. Counts and errors go to `run`.
+
+        Raises NoSuchTree, TooManyVanished, Conflict (another model is in use), Cancelled.
+        """
+        with self._database.write() as connection:
+            galleries.ensure(connection, self._gallery)
+        with exclusive(self._database, self._gallery, run):
+            targets = prepare_gallery(self._database, self._gallery, recipe)
+            _check_recipe(self._gallery, targets[0], recipe)
+            run.phase("looking for changes", None)
+            diff = self.diff(root)
+            guard(diff, max_delete)
+            for skipped in diff.skipped:
+                run.problem(skipped.locator, skipped.reason)
+            run.count("unchanged", diff.plan.unchanged)
+            run.count("skipped", len(diff.skipped))
+            self._move(diff, root.resolve(), run)
+            self._process(diff, root.resolve(), targets, run)
+            self._remove(diff, run)
+            for space in targets:
+                build_ann_index(self._database, space)
+
+    def _move(self, diff: Diff, root: Path, run: Run) -> None:
+        for batch in _batches(diff.moves, ROWS_BATCH):
+            with self._database.write() as connection:
+                gallery = galleries.hold(connection, self._gallery)
+                owners = identities.ensure(
+                    connection, gallery.id, [diff.plan.owner(m.file) for m in batch]
+                )
+                changes: Changes = {}
+                for move in batch:
+                    owner = owners[galleries.clean_name(diff.plan.owner(move.file), "an identity")]
+                    _move_one(connection, root, move, owner, changes)
+                identities.prune(connection, [m.known.identity_id for m in batch])
+                spaces.publish(connection, changes)
+            run.count("moved", len(batch))
+
+    def _process(self, diff: Diff, root: Path, targets: Sequence[Space], run: Run) -> None:
+        work: list[tuple[TreeFile, Known | None]] = [(file, None) for file in diff.fresh]
+        work += [(move.file, move.known) for move in diff.plan.touched]
+        run.phase("indexing", len(work))
+        with ThreadPoolExecutor(self._threads, "extract") as pool:
+            jobs = ((root, file, known, targets) for file, known in work)
+            for items in _batches(_ahead(pool, jobs, self._extract), BATCH):
+                self._store(items, diff.plan, root, targets, run)
+                run.step(len(items))
+
+    def _extract(self, job: Job) -> Item:
+        root, file, known, targets = job
+        try:
+            data = (root / file.locator).read_bytes()
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            empty = Extracted(bytes(32), file.size, "unreadable", reason, None, None, {})
+            return Item(replace(file, mtime_ns=RETRY_STAMP), known, bytes(32), empty)
+        sha256 = hashlib.sha256(data).digest()
+        file = replace(file, size=len(data))
+        if known is not None and known.sha256 == sha256:
+            return Item(file, known, sha256, None)
+        return Item(file, known, sha256, self._extractor.extract(data, targets))
+
+    def _store(
+        self, items: Sequence[Item], plan: Plan, root: Path, targets: Sequence[Space], run: Run
+    ) -> None:
+        with self._database.write() as connection:
+            gallery = galleries.hold(connection, self._gallery)
+            if gallery.target_spaces != tuple(space.id for space in targets):
+                raise Conflict(
+                    f"gallery {self._gallery!r} was switched to another model; run again"
+                )
+            owners = identities.ensure(connection, gallery.id, [plan.owner(i.file) for i in items])
+            changes: Changes = {}
+            outcomes = []
+            with_faces: list[tuple[int, Extracted]] = []
+            for item in items:
+                if item.known is not None and item.extracted is not None:
+                    _log_deletion(connection, item.known.id, changes)
+                owner = owners[galleries.clean_name(plan.owner(item.file), "an identity")]
+                done = _store_one(connection, gallery, owner, root, item)
+                outcomes.append(done)
+                if done[2] is not None and item.extracted is not None:
+                    with_faces.append((done[2], item.extracted))
+            store_faces(connection, gallery.id, with_faces, changes)
+            spaces.publish(connection, changes)
+        for item, (outcome, reason, _) in zip(items, outcomes, strict=True):
+            run.count(outcome)
+            if reason is not None:
+                run.problem(item.file.locator, reason)
+
+    def _remove(self, diff: Diff, run: Run) -> None:
+        run.phase("removing", len(diff.vanished))
+        for batch in _batches(diff.vanished, ROWS_BATCH):
+            with self._database.write() as connection:
+                galleries.hold(connection, self._gallery)
+                kept = [k.id for k in batch if k.uploaded]
+                gone = [k.id for k in batch if not k.uploaded]
+                for image_id in kept:
+                    values = {"source": "upload", "root": None, "locator": None, "mtime_ns": None}
+                    images.update_image(connection, image_id, values)
+                faces = images.faces_of(connection, t.image.c.id.in_(gone))
+                images.remove_images(connection, gone)
+                identities.prune(connection, list({k.identity_id for k in batch}))
+                deletions = {s: [(face, "D") for face in ids] for s, ids in faces.items()}
+                spaces.publish(connection, deletions)
+            run.count("removed", len(gone))
+            run.step(len(batch))
+
+
+def build_ann_index(database: Database, space: Space) -> None:
+    """The partition's HNSW index, once there are so many faces that it pays."""
+    with database.write() as connection:
+        if spaces.count(connection, space.id) >= ANN_INDEX_FROM:
+            spaces.build_index(connection, space)
+
+
+def _check_recipe(gallery: str, space: Space, recipe: Recipe) -> None:
+    if (space.recipe.model, space.recipe.detector) != (recipe.model, recipe.detector):
+        raise Conflict(
+            f"gallery {gallery!r} is indexed with {space.recipe.model} + {space.recipe.detector}; "
+            f"`facesearch reindex --gallery {gallery} --model {recipe.model} "
+            f"--detector {recipe.detector}` moves it"
+        )
+
+
+def _move_one(
+    connection: WriteConnection, root: Path, move: Move, owner: int, changes: Changes
+) -> None:
+    """Let the image lie at its new path; its faces need not be embedded again."""
+    known, file = move.known, move.file
+    images.remove_at(connection, known.id, str(root), file.locator)
+    twin = images.with_content(connection, owner, known.sha256)
+    if twin is not None and twin.id != known.id:
+        _log_deletion(connection, known.id, changes)
+        images.remove_images(connection, [known.id])
+        row = _row(file, root, known.sha256, "duplicate", "same content as another file")
+        images.add(connection, replace(row, gallery_id=twin.gallery_id, identity_id=owner))
+        return
+    values = {
+        "source": "tree",
+        "root": str(root),
+        "locator": file.locator,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+        "identity_id": owner,
+    }
+    images.update_image(connection, known.id, values)
+    if known.identity_id != owner:
+        for space, faces in images.faces_of(connection, t.image.c.id == known.id).items():
+            changes.setdefault(space, []).extend((face, "I") for face in faces)
+
+
+def _store_one(
+    connection: WriteConnection, gallery: Gallery, owner: int, root: Path, item: Item
+) -> tuple[str, str | None, int | None]:
+    """Write the image's row; returns the outcome, a reason to report, and the id if it has faces."""
+    file, known, found = item.file, item.known, item.extracted
+    if found is None and known is not None:
+        images.update_image(connection, known.id, {"size": file.size, "mtime_ns": file.mtime_ns})
+        return "unchanged", None, None
+    if found is None:
+        return "unchanged", None, None
+    twin = None
+    if found.state in ("ready", "no_face"):
+        twin = images.with_content(connection, owner, item.sha256)
+    if twin is not None and twin.root is None:
+        _replace(connection, known)
+        stamp = {"size": file.size, "mtime_ns": file.mtime_ns, "source": "tree"}
+        place = {"root": str(root), "locator": file.locator}
+        images.update_image(connection, twin.id, {**stamp, **place})
+        return "unchanged", None, None
+    state, reason = found.state, found.reason
+    if twin is not None:
+        state, reason = "duplicate", f"same content as {twin.locator}"
+    _replace(connection, known)
+    row = replace(
+        _row(file, root, item.sha256, state, reason),
+        gallery_id=gallery.id,
+        identity_id=owner,
+        width=found.width,
+        height=found.height,
+    )
+    image_id = images.add(connection, row)
+    outcome = ("changed" if known is not None else "added") if state == "ready" else state
+    return outcome, reason, None if twin is not None else image_id
+
+
+def _replace(connection: WriteConnection, known: Known | None) -> None:
+    if known is not None:
+        images.remove_images(connection, [known.id])
+
+
+def _log_deletion(connection: WriteConnection, image_id: int, changes: Changes) -> None:
+    for space, faces in images.faces_of(connection, t.image.c.id == image_id).items():
+        changes.setdefault(space, []).extend((face, "D") for face in faces)
+
+
+def _row(file: TreeFile, root: Path, sha256: bytes, state: str, reason: str | None) -> ImageRow:
+    return ImageRow(
+        gallery_id=0,
+        identity_id=0,
+        sha256=sha256,
+        size=file.size,
+        state=state,
+        reason=reason,
+        root=str(root),
+        locator=file.locator,
+        mtime_ns=file.mtime_ns,
+    )
+
+
+def _ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], work: Work) -> Iterator[Item]:
+    """Results in order, with at most a few batches under way."""
+    iterator = iter(jobs)
+    waiting = deque(pool.submit(work, job) for job in islice(iterator, 2 * BATCH))
+    try:
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, job) for job in islice(iterator, 1))
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
