@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from indexer.settings import Settings, default_home
+from indexer.embedded import EmbeddedPostgres
+from indexer.settings import Settings
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import Resources
@@ -26,7 +30,28 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def weights_cache() -> WeightsCache:
     """The machine's own weights cache, so that files are fetched once and not for every run."""
-    return WeightsCache(Settings().weights_folder)
+    folder = Settings().weights_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    return WeightsCache(folder)
+
+
+@pytest.fixture(scope="session")
+def home(weights_cache: WeightsCache) -> Iterator[Path]:
+    """A home of its own for the database of this session, with the machine's weights in it.
+
+    Not below pytest's folder: root's is closed to the user that Postgres runs as.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="facesearch-test-"))
+    folder.chmod(0o755)
+    (folder / "weights").symlink_to(weights_cache.folder)
+    yield folder
+    EmbeddedPostgres(folder).stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def settings(home: Path) -> Settings:
+    return Settings(home=home)
 
 
 @pytest.fixture(scope="session")
