@@ -261,13 +261,12 @@ class EmbeddedPostgres:
             raise DatabaseUnavailable(f"{self._data} is neither empty nor a Postgres data folder")
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self._folder))
         os.chown(fresh, account.uid, account.gid)
-        single = [folder / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=true"]
-        steps: list[tuple[list[str | Path], str]] = [
-            ([folder / "initdb", "-D", fresh, *INITDB], ""),
-            ([*single, "postgres"], ROLE + DATABASE),
-        ]
-        for command, text in steps:
-            done = account.run(command, text)
+        single = ["--single", "-D", fresh, "-c", "exit_on_error=true", "postgres"]
+        for program, arguments, text in (
+            ("initdb", ["-D", fresh, *INITDB], ""),
+            ("postgres", single, ROLE + DATABASE),
+        ):
+            done = account.run([folder / program, *map(str, arguments)], text)
             if done.returncode:
                 raise DatabaseUnavailable(f"Postgres's data was not made: {done.stdout[-2000:]}")
         fresh.rename(self._data)
