@@ -26,14 +26,14 @@ def overlap(a: Floats, b: Floats, over: Literal["union", "smaller"] = "union") -
 
     Boxes without area overlap with nothing.
     """
-    first, second = a[:, None, :], b[None, :, :]
-    w = np.minimum(first[..., 0] + first[..., 2], second[..., 0] + second[..., 2])
-    w = np.maximum(w - np.maximum(first[..., 0], second[..., 0]), 0)
-    h = np.minimum(first[..., 1] + first[..., 3], second[..., 1] + second[..., 3])
-    h = np.maximum(h - np.maximum(first[..., 1], second[..., 1]), 0)
-    shared = w * h
-    areas = first[..., 2] * first[..., 3], second[..., 2] * second[..., 3]
-    whole = areas[0] + areas[1] - shared if over == "union" else np.minimum(*areas)
+    shared = np.ones((len(a), len(b)), np.result_type(a, b))
+    for axis in (0, 1):
+        first, second = a[:, axis, None], b[None, :, axis]
+        side = np.minimum(first + a[:, axis + 2, None], second + b[None, :, axis + 2])
+        side -= np.maximum(first, second)
+        shared *= np.maximum(side, 0, out=side)
+    areas = (a[:, 2] * a[:, 3])[:, None], (b[:, 2] * b[:, 3])[None]
+    whole = np.minimum(*areas) if over == "smaller" else np.add(*areas) - shared
     out: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return out
 

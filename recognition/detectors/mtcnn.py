@@ -1,0 +1,258 @@
+"""MTCNN: three small networks that propose, refine and finish faces, each on fewer and larger crops.
+
+Paper: K. Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded CNNs (2016). Weights, thresholds
+and conventions follow the mtcnn package 1.0.0 by Iván de Paz Centeno (MIT); this cascade was written for this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition import geometry
+from recognition.formats import mtcnn_lz4
+from recognition.formats.mtcnn_lz4 import Architecture
+from recognition.geometry import Boxes
+from recognition.runtime import Session
+from recognition.spec import DetectorSpec, Resources
+from recognition.types import Detection, Rgb
+from recognition.weights import Weights
+
+Array = NDArray[np.float32]
+
+_CELL, _STRIDE = 12, 2
+"""Window and step of the first network, in pixels of a pyramid level."""
+_GREY = (127.5, 127.5, 127.5)
+"""What lies outside the image: 0 for the networks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """How the cascade runs. Sizes are pixels of the working image; the caps bound the work on any image."""
+
+    pixels: int = 1024 * 768
+    """Larger images are shrunk to this area before anything else."""
+    min_face: int = 20
+    factor: float = 0.709
+    scores: tuple[float, float, float] = (0.6, 0.7, 0.8)
+    most_per_level: int = 1024
+    most_proposals: int = 1024
+    most_refined: int = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidates:
+    """(n, 4) boxes in the working image with their (n,) scores, best first."""
+
+    boxes: Boxes
+    scores: Array
+
+    def best(self, most: int) -> _Candidates:
+        return _Candidates(self.boxes[:most], self.scores[:most])
+
+
+class Mtcnn:
+    """Faces with five landmarks. Holds no state beyond the networks."""
+
+    def __init__(
+        self, pnet: Session, rnet: Session, onet: Session, cascade: Cascade | None = None
+    ) -> None:
+        self._pnet, self._rnet, self._onet = pnet, rnet, onet
+        self._cascade = cascade or Cascade()
+
+    def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
+        """Faces of each image, best score first; boxes are cut at the image's edges."""
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Rgb) -> tuple[Detection, ...]:
+        working = _working(image, self._cascade.pixels)
+        found = self._refine(working, self._propose(working))
+        boxes, scores, points = self._finish(working, found)
+        back = np.array(
+            [image.shape[1] / working.shape[1], image.shape[0] / working.shape[0]], np.float32
+        )
+        boxes = geometry.clip(boxes * np.tile(back, 2), image.shape[1], image.shape[0])
+        return tuple(
+            Detection(geometry.to_box(box), float(score), landmarks)
+            for box, score, landmarks in zip(boxes, scores, points * back, strict=True)
+            if min(box[2:]) >= 1
+        )
+
+    def _propose(self, image: Array) -> _Candidates:
+        """Square candidates of the first network, run over a pyramid of sizes."""
+        levels = [self._level(level, scale) for level, scale in pyramid(image, self._cascade)]
+        boxes = np.concatenate([np.zeros((0, 4), np.float32), *(found.boxes for found in levels)])
+        scores = np.concatenate([np.zeros(0, np.float32), *(found.scores for found in levels)])
+        found = suppress(boxes, scores, 0.7).best(self._cascade.most_proposals)
+        return _Candidates(geometry.square(found.boxes), found.scores)
+
+    def _level(self, level: Array, scale: float) -> _Candidates:
+        offsets, score = (out[0] for out in self._pnet(level[None]))
+        rows, columns = np.nonzero(score[0] > self._cascade.scores[0])
+        picked = np.argsort(-score[0, rows, columns])[: self._cascade.most_per_level]
+        rows, columns = rows[picked], columns[picked]
+        corner = np.stack([columns, rows], axis=1).astype(np.float32) * _STRIDE + 1
+        corners = np.concatenate([corner, corner + (_CELL - 1)], axis=1)
+        corners = (corners + offsets[:, rows, columns].T * (_CELL - 1)) / np.float32(scale)
+        return suppress(_from_corners(corners), score[0, rows, columns], 0.5)
+
+    def _refine(self, image: Array, found: _Candidates) -> _Candidates:
+        if not len(found.boxes):
+            return found
+        offsets, score = self._rnet(crops(image, found.boxes, 24))
+        kept = score[:, 0] > self._cascade.scores[1]
+        boxes = _adjust(found.boxes, offsets)[kept]
+        refined = suppress(boxes, score[kept, 0], 0.7).best(self._cascade.most_refined)
+        return _Candidates(geometry.square(refined.boxes), refined.scores)
+
+    def _finish(self, image: Array, found: _Candidates) -> tuple[Boxes, Array, Array]:
+        """(n, 4) boxes, (n,) scores, (n, 5, 2) landmarks."""
+        if not len(found.boxes):
+            return found.boxes, found.scores, np.zeros((0, 5, 2), np.float32)
+        offsets, landmarks, score = self._onet(crops(image, found.boxes, 48))
+        kept = np.flatnonzero(score[:, 0] > self._cascade.scores[2])
+        boxes = _adjust(found.boxes, offsets)[kept]
+        best = _unsuppressed(boxes, score[kept, 0], 0.7, over="smaller")
+        kept = kept[best]
+        return boxes[best], score[kept, 0], _points(found.boxes[kept], landmarks[kept])
+
+
+def pyramid(image: Array, cascade: Cascade) -> Iterator[tuple[Array, float]]:
+    """The image shrunk for faces of `min_face` pixels to those that fill its shorter side, with the scales.
+
+    Every level is made from the whole image: shortcuts through smaller ones move boxes by several per cent.
+    """
+    height, width = image.shape[:2]
+    scale = _CELL / cascade.min_face
+    while min(height, width) * scale >= _CELL:
+        size = int(width * scale), int(height * scale)
+        level = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        yield level.astype(np.float32, copy=False), scale
+        scale *= cascade.factor
+
+
+def crops(image: Array, boxes: Boxes, side: int) -> Array:
+    """(n, side, side, 3): the boxes' content, grey outside the image.
+
+    Bilinear samples whose outer ones lie on the box's edges, not smoothed where they are far apart: what the networks'
+    scores were tuned on. All crops are taken in one call.
+    """
+    height, width = image.shape[:2]
+    size = np.array([width, height], np.float32)
+    low = boxes[:, :2] * (size - 1) / size
+    step = boxes[:, 2:] * (size - 1) / size / (side - 1)
+    # A row per box, as OpenCV does not take maps with more than 32767 rows or columns.
+    grid = np.indices((side, side), np.float32).reshape(2, -1)
+    x = low[:, :1] + grid[1] * step[:, :1]
+    y = low[:, 1:] + grid[0] * step[:, 1:]
+    taken = cv2.remap(
+        image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=_GREY
+    )
+    return taken.reshape(len(boxes), side, side, 3).astype(np.float32, copy=False)
+
+
+def suppress(boxes: Boxes, scores: Array, iou: float) -> _Candidates:
+    """What is left of the candidates, best score first."""
+    kept = _unsuppressed(boxes, scores, iou)
+    return _Candidates(boxes[kept], scores[kept])
+
+
+def _unsuppressed(
+    boxes: Boxes, scores: Array, limit: float, over: Literal["union", "smaller"] = "union"
+) -> geometry.Indices:
+    """Indices of boxes that no better one overlaps, not even one that is itself dropped; best score first."""
+    order = np.argsort(-scores, kind="stable")
+    clashes = geometry.overlap(boxes[order], boxes[order], over) > limit
+    return order[~np.triu(clashes, 1).any(axis=0)]
+
+
+def _working(image: Rgb, pixels: int) -> Array:
+    """float32: what rounding to whole grey values does to the pyramid moves boxes by some per cent."""
+    height, width = image.shape[:2]
+    scale = (pixels / (height * width)) ** 0.5
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = geometry.resize(image, *size)
+    return image.astype(np.float32)
+
+
+def _adjust(boxes: Boxes, offsets: Array) -> Boxes:
+    """Corners moved by shares of the box's size, counted in pixels from the first to the last."""
+    size = np.tile(boxes[:, 2:] + 1, 2)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return _from_corners(corners + offsets * size)
+
+
+def _from_corners(corners: Array) -> Boxes:
+    """(n, 4) left, top, right, bottom to x, y, width, height; a box turned inside out has no size."""
+    return np.concatenate([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)], axis=1)
+
+
+def _points(boxes: Boxes, landmarks: Array) -> Array:
+    """(n, 5, 2) points of (n, 10) shares of the box's size: all x, then all y.
+
+    The network's own order is that of `types.Points`: its first eye is the one at the left of the picture.
+    """
+    shares = landmarks.reshape(-1, 2, 5).transpose(0, 2, 1)
+    points: Array = boxes[:, None, :2] - 1 + shares * (boxes[:, None, 2:] + 1)
+    return points
+
+
+def _weights(file: str, sha256: str) -> Weights:
+    return Weights(
+        name=f"mtcnn_{file}",
+        sha256=sha256,
+        licence="MIT",
+        origin="mtcnn 1.0.0 by Iván de Paz Centeno",
+        package="mtcnn==1.0.0",
+        member=f"mtcnn/assets/weights/{file}",
+    )
+
+
+_NETWORKS: tuple[tuple[Weights, Architecture], ...] = (
+    (
+        _weights("pnet.lz4", "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5"),
+        mtcnn_lz4.PNET,
+    ),
+    (
+        _weights("rnet.lz4", "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee"),
+        mtcnn_lz4.RNET,
+    ),
+    (
+        _weights("onet.lz4", "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3"),
+        mtcnn_lz4.ONET,
+    ),
+)
+
+
+def _session(resources: Resources, weights: Weights, architecture: Architecture) -> Session:
+    path = resources.weights.derived(
+        weights.name.replace(".lz4", "_2.onnx"),
+        [weights],
+        lambda paths: mtcnn_lz4.convert(paths[0].read_bytes(), architecture),
+    )
+    return resources.runtime.session(path, architecture.heads)
+
+
+def _build(resources: Resources) -> Mtcnn:
+    resources.weights.ensure([weights for weights, _ in _NETWORKS])
+    pnet, rnet, onet = (_session(resources, *network) for network in _NETWORKS)
+    return Mtcnn(pnet, rnet, onet)
+
+
+SPECS: tuple[DetectorSpec, ...] = (
+    DetectorSpec(
+        name="mtcnn",
+        summary="Cascade of three small networks over an image pyramid; five landmarks",
+        licence="MIT",
+        origin="K. Zhang et al. 2016; weights of mtcnn 1.0.0 by Iván de Paz Centeno",
+        landmarks=True,
+        weights=tuple(weights for weights, _ in _NETWORKS),
+        build=_build,
+    ),
+)
