@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -18,10 +19,11 @@ SMALL_SIDE = 640
 
 
 class Hog:
-    """The detector is called without the interpreter lock and has no state that calls change."""
+    """One detector per thread: dlib runs it without the interpreter lock and keeps its pyramid in it."""
 
-    def __init__(self, detector: Any) -> None:  # noqa: ANN401 - dlib has no types
-        self._detector = detector
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._local = threading.local()
 
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
         return [self._one(image) for image in images]
@@ -33,7 +35,7 @@ class Hog:
             size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         doubled = 1 if max(image.shape[:2]) <= SMALL_SIDE else 0
-        boxes, scores, _ = self._detector.run(image, doubled, 0.0)
+        boxes, scores, _ = self._detector().run(image, doubled, 0.0)
         found = [
             Detection(
                 Box(r.left() / scale, r.top() / scale, r.width() / scale, r.height() / scale),
@@ -43,6 +45,11 @@ class Hog:
         ]
         return tuple(sorted(found, key=lambda f: f.score, reverse=True))
 
+    def _detector(self) -> Any:  # noqa: ANN401 - dlib has no types
+        if not hasattr(self._local, "detector"):
+            self._local.detector = self._make()
+        return self._local.detector
+
 
 def score_of(margin: float) -> float:
     """The classifier's margin (above 0 is a face, 1 and more is sure) as a share of 1."""
@@ -50,7 +57,7 @@ def score_of(margin: float) -> float:
 
 
 def build(_resources: Resources) -> Hog:
-    return Hog(importlib.import_module("dlib").get_frontal_face_detector())
+    return Hog(importlib.import_module("dlib").get_frontal_face_detector)
 
 
 SPECS = (
