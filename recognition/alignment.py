@@ -1,94 +1,96 @@
-"""Bringing faces into the frame that a network was trained on; pure functions."""
+"""Where a network wants the face to be: templates, the transform onto them, and the warp. Pure functions."""
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition.types import Box, Rgb
+from recognition import geometry
+from recognition.types import Rgb
 
-Matrix = NDArray[np.float64]
-"""(2, 3) float64: an affine map of x, y."""
+Floats: TypeAlias = NDArray[np.float64]
 
-DLIB_TEMPLATE = np.array(
+DLIB_CHIP: Floats = np.array(
     [
-        [0.8595674595992, 0.2134981538014],
-        [0.6460604764104, 0.2289674387677],
-        [0.1205750620789, 0.2137274526848],
-        [0.3340850613712, 0.2290642403242],
-        [0.4901123135679, 0.6277975316475],
+        (0.8595674595992, 0.2134981538014),
+        (0.6460604764104, 0.2289674387677),
+        (0.1205750620789, 0.2137274526848),
+        (0.3340850613712, 0.2290642403242),
+        (0.4901123135679, 0.6277975316475),
     ]
 )
-"""Where dlib's five points lie in a face of side 1: the left eye's outer and inner corner, the
-right eye's outer and inner corner, the base of the nose (dlib, Boost Software Licence)."""
+"""dlib's mean face in the unit square: outer and inner corner of the left eye, of the right eye, base of the nose."""
 
 
-def chip_template(template: Matrix, side: int, padding: float) -> Matrix:
-    """A template of side 1 in the pixels of a chip with that much room around the face."""
-    return (padding + template) / (2 * padding + 1) * side
+def dlib_chip(side: float, padding: float) -> Floats:
+    """(5, 2) places of dlib's five points on a square chip, with `padding` shares of the face on every side."""
+    return (padding + DLIB_CHIP) / (2 * padding + 1) * side
 
 
-def similarity(source: Matrix, target: Matrix) -> Matrix:
-    """The rotation, scale and shift that brings (n, 2) points closest to others (Umeyama 1991)."""
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    a, b = source - source_mean, target - target_mean
-    variance = (a * a).sum()
-    if variance == 0:
-        raise ValueError("all points are the same")
-    u, strengths, v = np.linalg.svd(b.T @ a)
-    signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(v)) or 1.0])
-    rotation = (u * signs) @ v * ((strengths * signs).sum() / variance)
-    shift = target_mean - rotation @ source_mean
-    return np.hstack([rotation, shift[:, None]])
+def similarity(source: Floats, target: Floats) -> Floats:
+    """(2, 3) turn, uniform scale and shift that brings (n, 2) points closest to others, by least squares.
+
+    Closed form of S. Umeyama, Least-squares estimation of transformation parameters between two point patterns
+    (1991); never a reflection. Points that all coincide are shifted only.
+    """
+    from_mean, to_mean = source.mean(axis=0), target.mean(axis=0)
+    a, b = source - from_mean, target - to_mean
+    spread = float((a * a).sum())
+    # In the plane the rotation and scale are one complex number.
+    if spread > 0:
+        along = float((a * b).sum()) / spread
+        across = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
+    else:
+        along, across = 1.0, 0.0
+    turn = np.array([[along, -across], [across, along]])
+    return np.column_stack([turn, to_mean - turn @ from_mean])
 
 
-def apply(matrix: Matrix, points: Matrix) -> Matrix:
-    """(n, 2) points through an affine map."""
+def apply(matrix: Floats, points: Floats) -> Floats:
+    """(n, 2) points moved by a (2, 3) transform."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def warp(image: Rgb, matrix: Matrix, side: int) -> Rgb:
-    """The square that the map brings into view, black outside the image.
+def invert(matrix: Floats) -> Floats:
+    """The (2, 3) transform that undoes an invertible one."""
+    back = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([back, -back @ matrix[:, 2]])
 
-    A face that shrinks by more than two is averaged down first, so that no pixel is skipped.
+
+def scale_of(matrix: Floats) -> float:
+    """How much a similarity transform enlarges."""
+    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def warp(image: Rgb, matrix: Floats, side: int) -> Rgb:
+    """(side, side, 3) uint8: the image moved by `matrix`, in which integers are the centres of pixels; black outside.
+
+    Only the part that is seen is read; it is averaged down first where it is more than twice too large.
     """
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    if scale < 0.5:
-        image, matrix = _shrunk(image, matrix, scale, side)
-    return np.asarray(
-        cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR), dtype=np.uint8
+    part, matrix = _seen(image, matrix, side)
+    shrink = int(1 / max(scale_of(matrix), 1e-6))
+    if shrink > 1 and min(part.shape[:2]) >= 1:
+        width, height = max(1, part.shape[1] // shrink), max(1, part.shape[0] // shrink)
+        fx, fy = part.shape[1] / width, part.shape[0] / height
+        part = geometry.resize(part, width, height)
+        # Centres: x_large = (x_small + 0.5) * f - 0.5.
+        grow = np.array([[fx, 0, (fx - 1) / 2], [0, fy, (fy - 1) / 2], [0, 0, 1]])
+        matrix = matrix @ grow
+    out = cv2.warpAffine(
+        part, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
     )
+    return out.astype(np.uint8, copy=False)
 
 
-def square(box: Box) -> Box:
-    """The square around the box's centre with its longer side."""
-    side = max(box.w, box.h)
-    x, y = box.centre
-    return Box(x - side / 2, y - side / 2, side, side)
-
-
-def crop_square(image: Rgb, box: Box, side: int) -> Rgb:
-    """The square around a box, scaled to `side`; black outside the image."""
-    around = square(box)
-    scale = side / max(around.w, 1.0)
-    matrix = np.array([[scale, 0.0, -around.x * scale], [0.0, scale, -around.y * scale]])
-    return warp(image, matrix, side)
-
-
-def _shrunk(image: Rgb, matrix: Matrix, scale: float, side: int) -> tuple[Rgb, Matrix]:
-    """Only the part in view, averaged to about the target's resolution, and the map from there."""
-    height, width = image.shape[:2]
-    corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float64)
-    inverse = cv2.invertAffineTransform(matrix)
-    seen = apply(np.asarray(inverse, np.float64), corners)
-    x0, y0 = np.clip(np.floor(seen.min(axis=0)) - 2, 0, [width - 1, height - 1]).astype(int)
-    x1, y1 = np.clip(np.ceil(seen.max(axis=0)) + 2, 1, [width, height]).astype(int)
-    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-    part = image[y0:y1, x0:x1]
-    size = max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale))
-    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    sx, sy = part.shape[1] / size[0], part.shape[0] / size[1]
-    # Pixel centres: an area-averaged pixel stands at the middle of what it covers.
-    back = np.array([[sx, 0.0, x0 + (sx - 1) / 2], [0.0, sy, y0 + (sy - 1) / 2], [0, 0, 1]])
-    return np.asarray(small, np.uint8), (np.vstack([matrix, [0, 0, 1]]) @ back)[:2]
+def _seen(image: Rgb, matrix: Floats, side: int) -> tuple[Rgb, Floats]:
+    """The part of the image that lands on the canvas, and the transform from there."""
+    corners = np.array([(0, 0), (side, 0), (0, side), (side, side)], dtype=np.float64)
+    places = apply(invert(matrix), corners)
+    limits = np.array([image.shape[1], image.shape[0]])
+    low = np.clip(np.floor(places.min(axis=0)) - 2, 0, limits - 1).astype(int)
+    high = np.clip(np.ceil(places.max(axis=0)) + 3, low + 1, limits).astype(int)
+    moved = np.column_stack([matrix[:, :2], apply(matrix, low[None].astype(np.float64))[0]])
+    return image[low[1] : high[1], low[0] : high[0]], moved

@@ -1,73 +1,111 @@
-"""dlib: the detector of dlib, histograms of oriented gradients over an image pyramid."""
+"""dlib's frontal face detector: histograms of oriented gradients under five linear filters.
+
+N. Dalal and B. Triggs, Histograms of oriented gradients for human detection (2005); dlib's own code and filters.
+"""
 
 from __future__ import annotations
 
 import importlib
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
 
-import cv2
-import numpy as np
-
+from recognition import geometry
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Box, Detection, Rgb
 
-LONGEST_SIDE = 1024
-SMALL_SIDE = 640
-"""Images up to this long are doubled, so that faces from 40 pixels on are found."""
+
+class _Rectangle(Protocol):
+    def left(self) -> int: ...
+    def top(self) -> int: ...
+    def width(self) -> int: ...
+    def height(self) -> int: ...
 
 
-class Hog:
-    """One detector per thread: dlib runs it without the interpreter lock and keeps its pyramid in it."""
+class _Hog(Protocol):
+    def run(
+        self, image: Rgb, upsample: int, adjust_threshold: float, /
+    ) -> tuple[Sequence[_Rectangle], Sequence[float], Sequence[int]]: ...
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._local = threading.local()
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """The size at which faces are looked for; the filters see faces from 80 pixels on."""
+
+    largest: int = 1024
+    """Longer side in pixels, above which images are shrunk."""
+    most_growth: float = 2.0
+    """How much smaller images are enlarged to find faces from 40 pixels on."""
+
+    def scale(self, image: Rgb) -> float:
+        height, width = image.shape[:2]
+        return min(self.largest / max(height, width), self.most_growth)
+
+
+class DlibHog:
+    """A detector of dlib's keeps state while it runs, so every concurrent call takes its own."""
+
+    def __init__(self, dlib: ModuleType, working: Working) -> None:
+        self._dlib, self._working = dlib, working
+        self._idle: queue.SimpleQueue[_Hog] = queue.SimpleQueue()
+        self._idle.put(dlib.get_frontal_face_detector())
 
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
-        return [self._one(image) for image in images]
+        """Upright frontal faces of each image, best score first; boxes may reach over the image's edge."""
+        with self._one() as detector:
+            return [self._detect(detector, image) for image in images]
 
-    def _one(self, image: Rgb) -> tuple[Detection, ...]:
-        longest = max(image.shape[:2])
-        scale = min(1.0, LONGEST_SIDE / longest)
-        if scale < 1:
-            size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        doubled = 1 if max(image.shape[:2]) <= SMALL_SIDE else 0
-        boxes, scores, _ = self._detector().run(image, doubled, 0.0)
+    def _detect(self, detector: _Hog, image: Rgb) -> tuple[Detection, ...]:
+        height, width = image.shape[:2]
+        scale = self._working.scale(image)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        working = geometry.resize(image, *size)
+        back = width / size[0], height / size[1]
+        rectangles, scores, _ = detector.run(working, 0, 0.0)
         found = [
-            Detection(
-                Box(r.left() / scale, r.top() / scale, r.width() / scale, r.height() / scale),
-                score_of(score),
-            )
-            for r, score in zip(boxes, scores, strict=True)
+            Detection(_box(r, back), probability(score))
+            for r, score in zip(rectangles, scores, strict=True)
         ]
-        return tuple(sorted(found, key=lambda f: f.score, reverse=True))
+        return tuple(sorted(found, key=lambda face: face.score, reverse=True))
 
-    def _detector(self) -> Any:  # noqa: ANN401 - dlib has no types
-        if not hasattr(self._local, "detector"):
-            self._local.detector = self._make()
-        return self._local.detector
-
-
-def score_of(margin: float) -> float:
-    """The classifier's margin (above 0 is a face, 1 and more is sure) as a share of 1."""
-    return min(1.0, 0.5 + max(0.0, margin) / 2)
-
-
-def build(_resources: Resources) -> Hog:
-    return Hog(importlib.import_module("dlib").get_frontal_face_detector)
+    @contextmanager
+    def _one(self) -> Iterator[_Hog]:
+        try:
+            detector = self._idle.get_nowait()
+        except queue.Empty:
+            detector = self._dlib.get_frontal_face_detector()
+        try:
+            yield detector
+        finally:
+            self._idle.put(detector)
 
 
-SPECS = (
+def probability(score: float) -> float:
+    """dlib's score, the distance to the filters' threshold (0 to about 3), as 0.5..1: logistic of its double."""
+    return 1 / (1 + math.exp(-2 * score))
+
+
+def _box(rectangle: _Rectangle, back: tuple[float, float]) -> Box:
+    x, y = rectangle.left() * back[0], rectangle.top() * back[1]
+    return Box(x, y, rectangle.width() * back[0], rectangle.height() * back[1])
+
+
+def _build(_: Resources) -> DlibHog:
+    return DlibHog(importlib.import_module("dlib"), Working())
+
+
+SPECS: tuple[DetectorSpec, ...] = (
     DetectorSpec(
         name="dlib",
-        summary="HOG over an image pyramid; upright frontal faces from 40 px",
+        summary="Histograms of oriented gradients; upright frontal faces from 40 pixels on",
         licence="BSL-1.0",
-        origin="dlib, get_frontal_face_detector (built into the library)",
+        origin="dlib by Davis King, filters built in",
         landmarks=False,
         weights=(),
-        build=build,
+        build=_build,
     ),
 )
