@@ -125,8 +125,8 @@ class EmbeddedPostgres:
         try:
             make_way(self._folder, account)
             make_private(self._folder, account)
-            self._make_sockets(account)
             with exclusive(self._folder / "lock", account):
+                self._make_sockets(account)
                 self._start(account)
         except OSError as error:
             raise self._unusable(error) from error
@@ -228,10 +228,9 @@ class EmbeddedPostgres:
             if not locked(alive) or self._postmaster() is not None:
                 return None
             folder = programs(self._folder, account)
+            self._clean(account)
             if not (self._data / "PG_VERSION").is_file():
                 self._initialise(folder, account)
-            # Postgres would take a zombie, or a recycled process id, for a running server.
-            (self._data / "postmaster.pid").unlink(missing_ok=True)
             log = self._open_log(account)
             try:
                 server = account.spawn(self._command(folder, account), log, alive)
@@ -242,6 +241,15 @@ class EmbeddedPostgres:
         # Nobody else would reap it: a zombie in a service that runs for long.
         threading.Thread(target=server.wait, name="postgres", daemon=True).start()
         return server
+
+    def _clean(self, account: Account) -> None:
+        """Remove what a killed server left, and a killed initdb."""
+        # Postgres would take a zombie, or a recycled process id, for a running server.
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        for name in (SOCKET, f"{SOCKET}.lock"):
+            (self._sockets(account) / name).unlink(missing_ok=True)
+        for unfinished in self._folder.glob("initdb-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _command(self, folder: Path, account: Account) -> list[str]:
         sockets = str(self._sockets(account)).replace('"', '""')
@@ -255,8 +263,6 @@ class EmbeddedPostgres:
 
     def _initialise(self, folder: Path, account: Account) -> None:
         """Make the data folder in one step, so that half of one is never taken for a whole."""
-        for unfinished in self._folder.glob("initdb-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
         if self._data.exists() and any(self._data.iterdir()):
             raise DatabaseUnavailable(f"{self._data} is neither empty nor a Postgres data folder")
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self._folder))
