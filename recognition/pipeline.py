@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which detections count: the `max_faces` largest, boxes grown by `expand_percentage`."""
+    """Which detections count: the `max_faces` most prominent, boxes grown by `expand_percentage`."""
 
     max_faces: int | None = None
     expand_percentage: float = 0.0
@@ -86,7 +87,7 @@ class Recognizer:
     def detect(
         self, images: Sequence[Rgb], detector: str, selection: Selection
     ) -> list[tuple[Detection, ...]]:
-        """Faces of each image, largest first, every one with landmarks where they can be had."""
+        """Faces of each image, most prominent first, with landmarks where they can be had."""
         found = self.detector(detector).detect(images)
         return [
             tuple(
@@ -98,7 +99,7 @@ class Recognizer:
     def represent(
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
-        """Faces of each image, largest first; one call of the network embeds them all."""
+        """Faces of each image, most prominent first; one call of the network embeds them all."""
         detected = self.detect(images, recipe.detector, selection)
         crops = [
             self.crop(image, face, recipe)
@@ -116,10 +117,15 @@ class Recognizer:
         return self.embedder(recipe.model).crop(image, face, recipe.align)
 
     def embed(self, crops: Sequence[Rgb], recipe: Recipe) -> NDArray[np.float32]:
-        """(n, dimension) float32; n may be 0."""
+        """(n, dimension) float32; n may be 0. The mean with the mirror image's where the spec says so."""
+        spec = registry.model(recipe.model)
         if not crops:
-            return np.zeros((0, registry.model(recipe.model).dimension), np.float32)
-        return self.embedder(recipe.model).embed(crops)
+            return np.zeros((0, spec.dimension), np.float32)
+        embedder = self.embedder(recipe.model)
+        if not spec.mirrored:
+            return embedder.embed(crops)
+        rows = embedder.embed([*crops, *(crop[:, ::-1] for crop in crops)])
+        return (rows[: len(crops)] + rows[len(crops) :]) / 2
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32 of faces that have theirs; n may be 0."""
@@ -155,10 +161,19 @@ class Recognizer:
 
 
 def _select(faces: Sequence[Detection], image: Rgb, selection: Selection) -> tuple[Detection, ...]:
-    largest = sorted(faces, key=lambda f: f.box.area, reverse=True)[: selection.max_faces]
+    chosen = sorted(faces, key=lambda f: prominence(f, image), reverse=True)
+    chosen = chosen[: selection.max_faces]
     if selection.expand_percentage <= 0:
-        return tuple(largest)
-    return tuple(_grow(f, image, selection.expand_percentage) for f in largest)
+        return tuple(chosen)
+    return tuple(_grow(f, image, selection.expand_percentage) for f in chosen)
+
+
+def prominence(face: Detection, image: Rgb) -> float:
+    """The box's area, discounted towards the corners: who a photograph is of stands in its middle."""
+    height, width = image.shape[:2]
+    x, y = face.box.centre
+    offset = math.hypot(x - width / 2, y - height / 2) / math.hypot(width, height)
+    return face.box.area * max(0.05, 1.0 - 2.0 * offset) ** 2
 
 
 def _grow(face: Detection, image: Rgb, percent: float) -> Detection:

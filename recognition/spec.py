@@ -59,6 +59,8 @@ class ModelSpec:
     version: int
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Embedder]
+    mirrored: bool = False
+    """Whether the embedding is the mean of the face's and of its mirror image's."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=lambda: MappingProxyType({}))
 
     def threshold(self, detector: str, metric: Metric) -> Threshold:

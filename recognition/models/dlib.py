@@ -96,6 +96,7 @@ SPECS: tuple[ModelSpec, ...] = (
         version=1,
         weights=(WEIGHTS, LANDMARK_WEIGHTS),
         build=_build,
+        mirrored=True,
         thresholds=MappingProxyType({"": _thresholds(0.07, 0.6, 0.4, 0.12)}),
     ),
 )
