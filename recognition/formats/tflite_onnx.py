@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ MOST_ITEMS = 10_000
 """Operators or tensors in one file; a bound for damaged counts, far above any network read here."""
 
 _Op = tflite.BuiltinOperator
+_Attributes: TypeAlias = dict[str, int | str | list[int]]
 _CONV = ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor")
 
 
@@ -82,9 +83,7 @@ def _parse(data: bytes) -> _Network:
     model = tflite.Model.GetRootAsModel(data, 0)
     _need(model.SubgraphsLength() == 1, "one graph is expected")
     graph = model.Subgraphs(0)
-    tensors = tuple(
-        _tensor(model, graph.Tensors(i)) for i in range(_count(graph.TensorsLength()))
-    )
+    tensors = tuple(_tensor(model, graph.Tensors(i)) for i in range(_count(graph.TensorsLength())))
     operators = tuple(
         _operator(model, graph.Operators(i)) for i in range(_count(graph.OperatorsLength()))
     )
@@ -95,13 +94,11 @@ def _parse(data: bytes) -> _Network:
         tuple(graph.Outputs(i) for i in range(_count(graph.OutputsLength()))),
     )
     used = (*(i for op in operators for i in op.inputs + op.outputs), *network.inputs)
-    _need(
-        all(0 <= i < len(tensors) for i in (*used, *network.outputs)), "a tensor does not exist"
-    )
+    _need(all(0 <= i < len(tensors) for i in (*used, *network.outputs)), "a tensor does not exist")
     return network
 
 
-def _tensor(model: Any, tensor: Any) -> _Tensor:
+def _tensor(model: tflite.Model, tensor: tflite.Tensor) -> _Tensor:
     shape = tuple(tensor.Shape(i) for i in range(_count(tensor.ShapeLength(), most=8)))
     _need(min(shape, default=1) > 0, "a tensor has no fixed shape")
     _need(tensor.Sparsity() is None, "sparse weights are not read")
@@ -121,7 +118,7 @@ def _tensor(model: Any, tensor: Any) -> _Tensor:
     return _Tensor(name, shape, np.frombuffer(buffer.DataAsNumpy(), types[kind]).reshape(shape))
 
 
-def _operator(model: Any, operator: Any) -> _Operator:
+def _operator(model: tflite.Model, operator: tflite.Operator) -> _Operator:
     index = operator.OpcodeIndex()
     _need(0 <= index < model.OperatorCodesLength(), "an operator code does not exist")
     entry = model.OperatorCodes(index)
@@ -136,8 +133,8 @@ def _operator(model: Any, operator: Any) -> _Operator:
     )
 
 
-def _options(code: int, operator: Any) -> dict[str, int]:
-    known: dict[int, tuple[Any, tuple[str, ...]]] = {
+def _options(code: int, operator: tflite.Operator) -> dict[str, int]:
+    known: dict[int, tuple[type[Any], tuple[str, ...]]] = {
         _Op.CONV_2D: (tflite.Conv2DOptions, _CONV),
         _Op.DEPTHWISE_CONV_2D: (tflite.DepthwiseConv2DOptions, (*_CONV, "DepthMultiplier")),
         _Op.MAX_POOL_2D: (
@@ -157,7 +154,7 @@ def _options(code: int, operator: Any) -> dict[str, int]:
     return options
 
 
-def _read(cls: Any, fields: Sequence[str], operator: Any) -> dict[str, int]:
+def _read(cls: type[Any], fields: Sequence[str], operator: tflite.Operator) -> dict[str, int]:
     _need(operator.BuiltinOptionsType() == getattr(tflite.BuiltinOptions, cls.__name__), "options")
     table = operator.BuiltinOptions()
     _need(table is not None, "an operator lacks its options")
@@ -188,16 +185,16 @@ class _Writer:
     def __init__(self, network: _Network) -> None:
         self._tensors = network.tensors
         self._network = network
-        self._nodes: list[Any] = []
-        self._weights: list[Any] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
         self._constants = {i: t.data for i, t in enumerate(network.tensors) if t.data is not None}
         self._outputs = {i: network.tensors[i].name for i in network.outputs}
 
-    def model(self) -> Any:
+    def model(self) -> onnx.ModelProto:
         (image,) = self._network.inputs if len(self._network.inputs) == 1 else (-1,)
         _need(image >= 0 and len(self._shape(image)) == 4, "one image input is expected")
         name = self._tensors[image].name
-        self._node("Transpose", [name], self._name(image), perm=[0, 3, 1, 2])
+        self._node("Transpose", [name], self._name(image), {"perm": [0, 3, 1, 2]})
         for operator in self._network.operators:
             self.HANDLERS[operator.code](self, operator)
         graph = helper.make_graph(
@@ -232,22 +229,22 @@ class _Writer:
                 self._add(f"b{bias}", self._constant(bias)),
             ],
             self._name(target),
-            group=weights.shape[0] if depthwise else 1,
-            **self._window(op, image, (weights.shape[2], weights.shape[3])),
+            {"group": weights.shape[0] if depthwise else 1}
+            | self._window(op, image, (weights.shape[2], weights.shape[3])),
         )
 
     def _max_pool(self, op: _Operator) -> None:
         (image,), target = self._ends(op, 1)
         window = self._window(op, image, (op.options["FilterHeight"], op.options["FilterWidth"]))
-        self._node("MaxPool", [self._name(image)], self._name(target), **window)
+        self._node("MaxPool", [self._name(image)], self._name(target), window)
 
-    def _window(self, op: _Operator, image: int, kernel: tuple[int, int]) -> dict[str, list[int]]:
+    def _window(self, op: _Operator, image: int, kernel: tuple[int, int]) -> _Attributes:
         stride = op.options["StrideH"], op.options["StrideW"]
         _need(min(*stride, *kernel) > 0, "empty windows")
         pads = [(0, 0), (0, 0)]
         if op.options["Padding"] == tflite.Padding.SAME:
-            sizes = self._shape(image)[1:3]
-            pads = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
+            sizes = self._size(image)
+            pads = [same_padding(sizes[i], kernel[i], stride[i]) for i in (0, 1)]
         (top, bottom), (left, right) = pads
         return {
             "kernel_shape": list(kernel),
@@ -259,6 +256,7 @@ class _Writer:
         (image, amounts), target = self._ends(op, 2)
         pads = self._constant(amounts)
         _need(pads.shape == (4, 2) and pads.dtype == np.int32, "PAD of an image is expected")
+        _need(int(pads.min()) >= 0, "PAD takes away")
         flat = pads[[0, 3, 1, 2]].T.reshape(-1).astype(np.int64)
         self._node("Pad", [self._name(image), self._add(f"p{target}", flat)], self._name(target))
 
@@ -274,15 +272,14 @@ class _Writer:
     def _resize(self, op: _Operator) -> None:
         (image, _), target = self._ends(op, 2)
         _need(op.options == {"AlignCorners": 0, "HalfPixelCenters": 1}, "pixel centres")
-        small, large = self._shape(image)[1:3], self._shape(target)[1:3]
-        factors = [b / a for a, b in zip(small, large, strict=True)]
+        small, large = self._size(image), self._size(target)
+        factors = [large[0] / small[0], large[1] / small[1]]
         scales = self._add(f"s{target}", np.array([1, 1, *factors], dtype=np.float32))
         self._node(
             "Resize",
             [self._name(image), "", scales],
             self._name(target),
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
+            {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
         )
 
     def _reshape(self, op: _Operator) -> None:
@@ -291,7 +288,7 @@ class _Writer:
         _need(len(self._shape(image)) == 4 and len(shape) == 3, "RESHAPE of an image to rows")
         _need(math.prod(shape) == math.prod(self._shape(image)), "RESHAPE changes the size")
         last = f"{self._name(image)}_nhwc_{target}"
-        self._node("Transpose", [self._name(image)], last, perm=[0, 2, 3, 1])
+        self._node("Transpose", [self._name(image)], last, {"perm": [0, 2, 3, 1]})
         sizes = self._add(f"r{target}", np.array([0, *shape[1:]], dtype=np.int64))
         self._node("Reshape", [last, sizes], self._name(target))
 
@@ -299,7 +296,7 @@ class _Writer:
         parts, target = self._ends(op, len(op.inputs))
         _need(all(len(self._shape(i)) == 3 for i in parts), "CONCATENATION of rows is expected")
         axis = op.options["Axis"]
-        self._node("Concat", [self._name(i) for i in parts], self._name(target), axis=axis)
+        self._node("Concat", [self._name(i) for i in parts], self._name(target), {"axis": axis})
 
     HANDLERS: Mapping[int, Callable[[_Writer, _Operator], None]] = {
         _Op.DEQUANTIZE: _dequantize,
@@ -321,6 +318,11 @@ class _Writer:
     def _shape(self, index: int) -> tuple[int, ...]:
         return self._tensors[index].shape
 
+    def _size(self, index: int) -> tuple[int, int]:
+        shape = self._shape(index)
+        _need(len(shape) == 4, "an image is expected")
+        return shape[1], shape[2]
+
     def _name(self, index: int) -> str:
         return self._outputs.get(index, f"t{index}")
 
@@ -333,9 +335,15 @@ class _Writer:
             self._weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def _node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+    def _node(
+        self, kind: str, inputs: Sequence[str], output: str, attributes: _Attributes | None = None
+    ) -> None:
+        node = helper.make_node(kind, list(inputs), [output])
+        node.attribute.extend(
+            helper.make_attribute(key, value) for key, value in (attributes or {}).items()
+        )
+        self._nodes.append(node)
 
-    def _value(self, name: str, index: int) -> Any:
-        shape = ["n", *self._shape(index)[1:]]
+    def _value(self, name: str, index: int) -> onnx.ValueInfoProto:
+        shape: list[str | int] = ["n", *self._shape(index)[1:]]
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

