@@ -5,6 +5,7 @@ Coordinates are continuous: the box of a whole 10 x 10 image is 0, 0, 10, 10.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import cv2
@@ -93,6 +94,16 @@ def shrink(image: Rgb, longest: int) -> tuple[Rgb, float]:
     if scale >= 1:
         return image, 1.0
     return resize(image, max(1, round(width * scale)), max(1, round(height * scale))), scale
+
+
+def within(image: Rgb, pixels: int) -> tuple[Rgb, Floats]:
+    """The image with at most about that many pixels, and the (2,) x, y factors that lead back to the original."""
+    height, width = image.shape[:2]
+    scale = math.sqrt(pixels / (width * height))
+    if scale >= 1:
+        return image, np.ones(2, np.float32)
+    small = resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    return small, np.array([width / small.shape[1], height / small.shape[0]], np.float32)
 
 
 def letterbox(image: Rgb, size: int, fill: int = 0) -> tuple[Rgb, float, tuple[float, float]]:

@@ -70,12 +70,11 @@ class Mtcnn:
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Rgb) -> tuple[Detection, ...]:
-        working = _working(image, self._cascade.pixels)
+        small, back = geometry.within(image, self._cascade.pixels)
+        # float32: rounding the pyramid's levels to whole grey values moves boxes by several per cent.
+        working = small.astype(np.float32)
         found = self._refine(working, self._propose(working))
         boxes, scores, points = self._finish(working, found)
-        back = np.array(
-            [image.shape[1] / working.shape[1], image.shape[0] / working.shape[0]], np.float32
-        )
         boxes = geometry.clip(boxes * np.tile(back, 2), image.shape[1], image.shape[0])
         return tuple(
             Detection(geometry.to_box(box), float(score), landmarks)
@@ -169,16 +168,6 @@ def _unsuppressed(
     order = np.argsort(-scores, kind="stable")
     clashes = geometry.overlap(boxes[order], boxes[order], over) > limit
     return order[~np.triu(clashes, 1).any(axis=0)]
-
-
-def _working(image: Rgb, pixels: int) -> Array:
-    """float32: what rounding to whole grey values does to the pyramid moves boxes by some per cent."""
-    height, width = image.shape[:2]
-    scale = (pixels / (height * width)) ** 0.5
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = geometry.resize(image, *size)
-    return image.astype(np.float32)
 
 
 def _adjust(boxes: Boxes, offsets: Array) -> Boxes:

@@ -24,8 +24,8 @@ OPSET = 17
 IR_VERSION = 8
 LARGEST_DUMP = 8 << 20
 """Bytes once decompressed; the largest of the three has 1.6 million."""
-MOST_VALUES = 10_000
-"""On the scanner's stack or in its memo; a file holds some hundred."""
+MOST_OPCODES = 10_000
+"""In one dump; the largest has some 500."""
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -40,6 +40,13 @@ class _Global:
 @dataclass(frozen=True, slots=True)
 class _Blank:
     """An object that its state will turn into an array."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Values:
+    """An array, wrapped so that comparing it with anything is safe."""
+
+    array: Array
 
 
 class _Mark:
@@ -105,21 +112,29 @@ class _Scanner:
 
     def scan(self) -> list[Array]:
         _need(self._take(2) == b"\x80\x04", "protocol 4 is expected")
-        while (opcode := self._number("<B")) != ord("."):
-            if opcode == 0x94:
-                _need(bool(self._stack), "values are missing")
-                self._memo.append(self._stack[-1])
-            elif opcode == 0x95:  # the length of a frame: of use to buffered readers only
-                self._take(8)
-            else:
-                _need(opcode in self._simple, f"opcode {opcode:#04x} is not known")
-                self._stack.append(self._simple[opcode]())
-            _need(len(self._stack) + len(self._memo) <= MOST_VALUES, "too many values")
+        for _ in range(MOST_OPCODES):
+            opcode = self._number("<B")
+            if opcode == ord("."):
+                return self._result()
+            self._step(opcode)
+        raise BadWeights("not a dump of MTCNN weights: too many opcodes")
+
+    def _step(self, opcode: int) -> None:
+        if opcode == 0x94:
+            _need(bool(self._stack), "values are missing")
+            self._memo.append(self._stack[-1])
+        elif opcode == 0x95:  # the length of a frame: of use to buffered readers only
+            self._take(8)
+        else:
+            _need(opcode in self._simple, f"opcode {opcode:#04x} is not known")
+            self._stack.append(self._simple[opcode]())
+
+    def _result(self) -> list[Array]:
         _need(self._at == len(self._data), "bytes follow the end")
         (found,) = self._pop(1)
         _need(not self._stack and isinstance(found, list) and bool(found), "a list is expected")
-        _need(all(isinstance(a, np.ndarray) for a in found), "only arrays are expected")
-        return list(found)
+        _need(all(isinstance(value, _Values) for value in found), "only arrays are expected")
+        return [value.array for value in found]
 
     def _take(self, size: int) -> bytes:
         _need(size <= len(self._data) - self._at, "it ends too early")
@@ -136,10 +151,12 @@ class _Scanner:
         return taken
 
     def _since_mark(self) -> list[Any]:
-        marks = [i for i, value in enumerate(self._stack) if isinstance(value, _Mark)]
-        _need(bool(marks), "a mark is missing")
-        taken = self._stack[marks[-1] + 1 :]
-        del self._stack[marks[-1] :]
+        at = len(self._stack) - 1
+        while at >= 0 and not isinstance(self._stack[at], _Mark):
+            at -= 1
+        _need(at >= 0, "a mark is missing")
+        taken = self._stack[at + 1 :]
+        del self._stack[at:]
         return taken
 
     def _recall(self, index: int) -> object:
@@ -165,7 +182,7 @@ class _Scanner:
         _need(self._pop(2) == (_DTYPE, ("f4", False, True)), "only float32 is expected")
         return _FLOAT32
 
-    def _build(self) -> _Global | Array:
+    def _build(self) -> _Global | _Values:
         target, state = self._pop(2)
         if target == _FLOAT32:
             little_endian = (3, "<", None, None, None, -1, -1, 0)
@@ -187,7 +204,7 @@ class _Scanner:
         _need(isinstance(target, list), "a list is expected")
         return [*target, *items]
 
-    def _array(self, state: dict[str, Any]) -> Array:
+    def _array(self, state: dict[str, Any]) -> _Values:
         """The raw values that follow the wrapper, from the next multiple of 16 bytes on."""
         shape = state.pop("shape", None)
         expected = {
@@ -203,7 +220,7 @@ class _Scanner:
         padding = self._take(self._number("<B"))
         _need(len(padding) <= _ALIGNMENT and self._at % _ALIGNMENT == 0, "padding is wrong")
         raw = self._take(math.prod(shape) * 4)
-        return np.frombuffer(raw, "<f4").reshape(shape).astype(np.float32)
+        return _Values(np.frombuffer(raw, "<f4").reshape(shape).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
