@@ -116,7 +116,7 @@ class Mtcnn:
         offsets, landmarks, score = self._onet(crops(image, found.boxes, 48))
         kept = np.flatnonzero(score[:, 0] > self._cascade.scores[2])
         boxes = _adjust(found.boxes, offsets)[kept]
-        best = _unsuppressed(boxes, score[kept, 0], 0.7, over="smaller")
+        best = unsuppressed(boxes, score[kept, 0], 0.7, over="smaller")
         kept = kept[best]
         return boxes[best], score[kept, 0], _points(found.boxes[kept], landmarks[kept])
 
@@ -157,11 +157,11 @@ def crops(image: Array, boxes: Boxes, side: int) -> Array:
 
 def suppress(boxes: Boxes, scores: Array, iou: float) -> _Candidates:
     """What is left of the candidates, best score first."""
-    kept = _unsuppressed(boxes, scores, iou)
+    kept = unsuppressed(boxes, scores, iou)
     return _Candidates(boxes[kept], scores[kept])
 
 
-def _unsuppressed(
+def unsuppressed(
     boxes: Boxes, scores: Array, limit: float, over: Literal["union", "smaller"] = "union"
 ) -> geometry.Indices:
     """Indices of boxes that no better one overlaps, not even one that is itself dropped; best score first."""

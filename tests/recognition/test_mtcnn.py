@@ -136,6 +136,23 @@ def test_work_is_bounded_on_a_wall_of_faces(detector: Detector, obama: Rgb):
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_dropped_box_still_drops_others():
+    chain = np.array([(0, 0, 10, 10), (4, 0, 10, 10), (8, 0, 10, 10), (6, 6, 3, 3)], np.float32)
+    scores = np.array([0.7, 0.8, 0.9, 0.6], np.float32)
+    assert mtcnn.unsuppressed(chain, scores, 0.3).tolist() == [2, 3]
+    assert mtcnn.unsuppressed(chain, scores, 0.7, over="smaller").tolist() == [2, 1, 0]
+    assert mtcnn.unsuppressed(chain, scores, 0.5, over="smaller").tolist() == [2]
+
+
+def test_crops_reach_the_edges_of_their_boxes_and_are_grey_outside_the_image():
+    ramp = np.tile(np.arange(100, dtype=np.float32)[None, :, None], (100, 1, 3))
+    boxes = np.array([(10, 20, 47, 47), (-60, 40, 47, 47)], np.float32)
+    inside, outside = mtcnn.crops(ramp, boxes, 48)
+    assert inside[:, 0] == pytest.approx(9.9, abs=0.05)
+    assert inside[:, -1] == pytest.approx(57 * 0.99, abs=0.05)
+    assert (outside == 127.5).all()
+
+
 @pytest.mark.parametrize(
     ("file", "faces"),
     [
