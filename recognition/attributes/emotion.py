@@ -22,7 +22,7 @@ from recognition.weights import Weights
 Array = NDArray[np.float32]
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-GROWTH = 1.2
+GROWTH = 1.3
 """Side of the crop over the box's longer one: what the network's training crops show."""
 LIFT = 0.05
 """How far the crop lies above the box's centre, in box sides."""

@@ -18,6 +18,17 @@ MOST_LAYERS = 10_000
 MOST_BYTES = 2 * 2**30
 """Of all arrays together, as the file states their shapes; checked before they are read."""
 
+_DAMAGE = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+)
+"""What h5py raises for damaged files, missing entries, and entries of another kind."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
@@ -39,8 +50,7 @@ def read(data: bytes) -> tuple[Layer, ...]:
             _need(size <= MOST_BYTES, f"{size} bytes of weights")
             layers = (Layer(name, tuple(map(_array, datasets))) for name, datasets in found)
             return tuple(layer for layer in layers if layer.arrays)
-    # What h5py raises for damaged files, missing entries, and entries of another kind.
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise BadWeights(f"not Keras weights, or damaged ones: {error}") from error
 
 

@@ -103,8 +103,12 @@ class _Writer:
         gamma, beta, mean, variance = (self._take(shape[3:]) for _ in range(4))
         if variance.min() < 0:
             raise BadWeights("a variance in the Keras file is negative")
-        factor = gamma / np.sqrt(variance + np.float32(EPSILON))
-        return self._conv(source, kernel * factor, beta - mean * factor, attributes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = gamma / np.sqrt(variance + np.float32(EPSILON))
+            folded, bias = kernel * factor, beta - mean * factor
+        if not (np.isfinite(folded).all() and np.isfinite(bias).all()):
+            raise BadWeights("the weights in the Keras file are too large")
+        return self._conv(source, folded, bias, attributes)
 
     def _conv(
         self, source: str, kernel: Array, bias: Array, attributes: Attributes | None = None
