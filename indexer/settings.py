@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="cores for networks"
     )
     model: str = Field("Dlib", description="recognition model of new galleries")
-    detector: str = Field("mtcnn", description="detector of new galleries and of requests")
+    detector: str = Field("mediapipe", description="detector of new galleries and of requests")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest image file accepted")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
     enrol_max_faces: int = Field(

@@ -60,6 +60,12 @@ def invert(matrix: Floats) -> Floats:
     return np.column_stack([back, -back @ matrix[:, 2]])
 
 
+def compose(second: Floats, first: Floats) -> Floats:
+    """The (2, 3) transform that does `first` and then `second`."""
+    turn = second[:, :2] @ first[:, :2]
+    return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
+
+
 def scale_of(matrix: Floats) -> float:
     """How much a similarity transform enlarges."""
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))

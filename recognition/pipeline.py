@@ -125,7 +125,7 @@ class Recognizer:
         if not spec.mirrored:
             return embedder.embed(crops)
         rows = embedder.embed([*crops, *(crop[:, ::-1] for crop in crops)])
-        return (rows[: len(crops)] + rows[len(crops) :]) / 2
+        return np.asarray((rows[: len(crops)] + rows[len(crops) :]) / 2, np.float32)
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32 of faces that have theirs; n may be 0."""

@@ -30,6 +30,8 @@ class Threshold:
     value: float
     data: str
     accuracy: float
+    slope: float
+    """Of the logistic that turns a distance into a probability, per unit of distance, on the same pairs."""
 
 
 Thresholds = Mapping[Metric, Threshold]
