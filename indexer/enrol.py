@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from indexer.errors import Conflict
 from indexer.settings import Settings
@@ -38,6 +39,7 @@ class Extracted:
     faces: Mapping[int, tuple[Face, ...]]
     original: bytes | None = None
     """The file itself, where it is to be kept."""
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,13 @@ class EnrolledImage:
     """`status` is enrolled, exists (the person has this very file already) or rejected."""
 
     sha256: str
-    status: str
+    status: Literal["enrolled", "exists", "rejected"]
     reason: str | None = None
     image_id: int | None = None
     faces: tuple[FaceRow, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,10 @@ class Extractor:
         try:
             image = decode(data, self._limits)
         except (UndecodableImage, ImageTooLarge) as error:
-            return Extracted(sha256, len(data), "unreadable", str(error), None, None, {})
+            large = isinstance(error, ImageTooLarge)
+            return Extracted(
+                sha256, len(data), "unreadable", str(error), None, None, {}, too_large=large
+            )
         faces = {
             space.id: self._recognizer.represent([image], space.recipe, self._selection)[0]
             for space in targets
@@ -142,15 +150,18 @@ class Enroller:
         item: Extracted,
         changes: dict[int, list[tuple[int, str]]],
     ) -> EnrolledImage:
-        sha256 = item.sha256.hex()
+        result = EnrolledImage(
+            item.sha256.hex(), "rejected", item.reason,
+            width=item.width, height=item.height, too_large=item.too_large,
+        )  # fmt: skip
         if owner is None or item.state != "ready":
-            return EnrolledImage(sha256, "rejected", item.reason)
+            return result
         active = gallery.target_spaces[0]
         known = images.with_content(connection, owner, item.sha256)
         if known is not None:
             images.update_image(connection, known.id, {"uploaded": True})
             faces = images.faces_of_image(connection, known.id, active)
-            return EnrolledImage(sha256, "exists", None, known.id, tuple(faces))
+            return replace(result, status="exists", image_id=known.id, faces=tuple(faces))
         row = ImageRow(
             gallery_id=gallery.id, identity_id=owner, sha256=item.sha256, size=item.size,
             state=item.state, width=item.width, height=item.height, uploaded=True,
@@ -159,7 +170,8 @@ class Enroller:
         if item.original is not None:
             images.keep_original(connection, image_id, item.original)
         stored = store_faces(connection, gallery.id, [(image_id, item)], changes)
-        return EnrolledImage(sha256, "enrolled", None, image_id, tuple(stored.get(active, ())))
+        new = tuple(stored.get(active, ()))
+        return replace(result, status="enrolled", image_id=image_id, faces=new)
 
 
 def _owner(connection: WriteConnection, gallery: Gallery, identity: str) -> int:

@@ -75,6 +75,13 @@ def ensure(connection: WriteConnection, name: str) -> Gallery:
     return hold(connection, cleaned)
 
 
+def make(connection: WriteConnection, name: str) -> bool:
+    """Whether a gallery of that name was made; False if there is one. Raises InvalidName."""
+    cleaned = clean_name(name, "a gallery")
+    statement = upsert(t.gallery).values(name=cleaned).on_conflict_do_nothing()
+    return connection.scalar(statement.returning(t.gallery.c.id)) is not None
+
+
 def all_galleries(connection: ReadConnection) -> list[Gallery]:
     return [Gallery(*row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
 

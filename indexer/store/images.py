@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
 from recognition.pipeline import Face
+from recognition.types import Points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class FaceRow:
     image_id: int
     box: tuple[float, float, float, float]
     quality: float
+    landmarks: Points | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,10 @@ def add_faces(
     connection.execute(_INSERT_FACES, rows)
     vectors = np.stack([face.embedding for _, face in faces])
     _copy_embeddings(connection, space_id, gallery_id, np.asarray(ids, np.int64), vectors)
-    return [FaceRow(r["id"], r["image_id"], tuple(r["box"]), r["quality"]) for r in rows]
+    return [
+        FaceRow(r["id"], r["image_id"], tuple(r["box"]), r["quality"], _points(r["landmarks"]))
+        for r in rows
+    ]
 
 
 def faces_of(
@@ -222,11 +227,11 @@ def faces_of_image(
 ) -> list[FaceRow]:
     f = t.face.c
     rows = connection.execute(
-        select(f.id, f.image_id, f.box, f.quality)
+        select(f.id, f.image_id, f.box, f.quality, f.landmarks)
         .where(f.image_id == image_id, f.space_id == space_id)
         .order_by(f.id)
     )
-    return [FaceRow(r.id, r.image_id, tuple(r.box), r.quality) for r in rows]
+    return [FaceRow(r.id, r.image_id, tuple(r.box), r.quality, _points(r.landmarks)) for r in rows]
 
 
 def of_identity(
@@ -411,6 +416,10 @@ def _face_values(face_id: int, space_id: int, image_id: int, face: Face) -> dict
         "confidence": float(face.detection.score),
         "quality": float(face.quality),
     }
+
+
+def _points(values: Sequence[float] | None) -> Points | None:
+    return None if values is None else np.asarray(values, np.float32).reshape(-1, 2)
 
 
 def _copy_embeddings(

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row, Select, func, insert, select, text, update
 
@@ -17,6 +17,7 @@ from indexer.store.engine import ReadConnection, WriteConnection
 STALE_AFTER = text("interval '60 seconds'")
 MAX_ATTEMPTS = 3
 FINISHED = ("done", "failed", "cancelled")
+State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Job:
     kind: str
     gallery: str
     params: dict[str, Any]
-    state: str
+    state: State
     phase: str
     done: int
     total: int | None

@@ -1,0 +1,151 @@
+"""The application: `create_app` for uvicorn (--factory service.app:create_app) and for tests alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypedDict
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from indexer.cache import SearchCache
+from indexer.enrol import Enroller, Extractor
+from indexer.search import Searcher
+from indexer.store.engine import Database
+from recognition.pipeline import Recognizer
+from recognition.runtime import Runtime
+from recognition.spec import Resources
+from recognition.weights import WeightsCache
+from service import logs, problems
+from service.images import ImageSources
+from service.inference import InferencePool
+from service.metrics import Metrics
+from service.middleware import Authentication, BodyBounds, BodyLimits, RequestContext
+from service.routes import faces, galleries, health, identities, jobs, models, search
+from service.runner import JobRunner
+from service.schemas import ProblemDocument
+from service.settings import ServiceSettings
+from service.state import Services, prepare_database, warm
+from service.threads import DatabaseThreads
+
+VERSION = "0.1.0"
+ROUTERS = (faces, search, galleries, identities, jobs, models, health)
+ABOUT = """\
+Verify, find, analyze and represent faces; enrol people and erase them. Every route that takes an
+image takes JSON or a form; an image is a file part, base64 or a data URI. Errors are RFC 9457 problems.
+"""
+
+
+class State(TypedDict):
+    services: Services
+
+
+def create_app(settings: ServiceSettings | None = None) -> FastAPI:
+    """The whole service; without settings they are read from the environment."""
+    settings = settings or ServiceSettings()
+    metrics = Metrics()
+    app = FastAPI(
+        title="facesearch",
+        version=VERSION,
+        description=ABOUT,
+        lifespan=_lifespan(settings, metrics),
+    )
+    bounds = BodyBounds(
+        settings.max_request_bytes, settings.max_buffered_bytes, settings.body_timeout
+    )
+    app.add_middleware(BodyLimits, bounds=bounds)
+    if settings.api_keys:
+        app.add_middleware(Authentication, keys=settings.api_keys)
+    app.add_middleware(RequestContext, metrics=metrics)
+    problems.install(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    app.openapi = _openapi(app, bool(settings.api_keys))  # type: ignore[method-assign] # FastAPI's way
+    return app
+
+
+def _lifespan(
+    settings: ServiceSettings, metrics: Metrics
+) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        logs.configure(settings.log_level)
+        async with AsyncExitStack() as stack:
+            services = _services(settings, metrics, stack)
+            preparing = asyncio.ensure_future(prepare_database(services))
+            tasks = [preparing, asyncio.ensure_future(warm(services))]
+            tasks.append(asyncio.ensure_future(JobRunner(services).run()))
+            stack.push_async_callback(_end, tasks)
+            await _first_try(preparing, services)
+            yield {"services": services}
+
+    return lifespan
+
+
+def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack) -> Services:
+    """Everything in the order it depends on each other; the stack closes it in reverse."""
+    database = Database.open(settings)
+    stack.callback(database.close)
+    weights = WeightsCache(settings.weights_folder, download=settings.downloads)
+    recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(settings.threads_per_run)))
+    cache = SearchCache(database) if settings.cache else None
+    if cache is not None:
+        stack.callback(cache.close)
+        metrics.watch_cache(cache)
+    inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
+    stack.callback(inference.close)
+    metrics.watch_inference(inference)
+    return Services(
+        settings=settings,
+        database=database,
+        threads=DatabaseThreads(),
+        recognizer=recognizer,
+        inference=inference,
+        cache=cache,
+        searcher=Searcher(database, cache),
+        enroller=Enroller(database, Extractor(recognizer, settings), settings),
+        sources=ImageSources(settings),
+        metrics=metrics,
+    )
+
+
+async def _first_try(preparing: asyncio.Future[None], services: Services) -> None:
+    """Wait until the database is prepared or found missing; raise what cannot be waited out."""
+    tried = asyncio.ensure_future(services.progress.tried.wait())
+    await asyncio.wait((preparing, tried), return_when=asyncio.FIRST_COMPLETED)
+    tried.cancel()
+    if preparing.done():
+        preparing.result()
+
+
+async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+def _openapi(app: FastAPI, keys: bool) -> Callable[[], dict[str, Any]]:
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            schemas = made.setdefault("components", {}).setdefault("schemas", {})
+            schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            if keys:
+                made["components"]["securitySchemes"] = {
+                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                }
+                made["security"] = [{"key": []}, {"bearer": []}]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    return document

@@ -1,0 +1,23 @@
+"""What routes ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from service.state import Services
+
+
+def services(request: Request) -> Services:
+    found: Services = request.state.services
+    return found
+
+
+def admitted(request: Request) -> None:
+    """Refuses a request that would have to be refused later, before its body is read."""
+    services(request).inference.check()
+
+
+Owned = Annotated[Services, Depends(services)]

@@ -1,0 +1,94 @@
+"""Galleries: list, make, erase."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from indexer import people
+from indexer.store import galleries, spaces
+from indexer.store.engine import ReadConnection
+from indexer.store.galleries import Gallery
+from service.deps import Owned
+from service.routes.responses import COMMON, NOT_FOUND
+from service.schemas import (
+    GalleryCounts,
+    GalleryErased,
+    GalleryList,
+    GalleryView,
+    Spaces,
+    SpaceView,
+)
+from service.state import Services
+from service.views import space
+
+router = APIRouter(tags=["galleries"], responses=COMMON)
+
+
+@router.get("/galleries")
+async def list_galleries(owned: Owned) -> GalleryList:
+    """All galleries by name."""
+
+    def read() -> list[GalleryView]:
+        with owned.database.read() as connection:
+            return [_view(connection, g) for g in galleries.all_galleries(connection)]
+
+    return GalleryList(galleries=await owned.threads.run(read))
+
+
+@router.get("/galleries/{gallery}", responses=NOT_FOUND)
+async def get_gallery(gallery: str, owned: Owned) -> GalleryView:
+    """Counts, spaces, state."""
+    return await owned.threads.run(lambda: _read(owned, gallery))
+
+
+@router.put(
+    "/galleries/{gallery}",
+    responses={201: {"model": GalleryView, "description": "Made"}},
+)
+async def put_gallery(gallery: str, owned: Owned, response: Response) -> GalleryView:
+    """Make a gallery; nothing happens to one that is there."""
+
+    def make() -> bool:
+        with owned.database.write() as connection:
+            return galleries.make(connection, gallery)
+
+    if await owned.threads.run(make):
+        response.status_code = 201
+    return await owned.threads.run(lambda: _read(owned, gallery))
+
+
+@router.delete("/galleries/{gallery}", responses=NOT_FOUND)
+async def delete_gallery(gallery: str, owned: Owned) -> GalleryErased:
+    """Erase a gallery with all its people, images and embeddings."""
+    version = await owned.threads.run(lambda: people.erase_gallery(owned.database, gallery))
+    return GalleryErased(gallery=gallery, version=version)
+
+
+def _read(owned: Services, name: str) -> GalleryView:
+    with owned.database.read() as connection:
+        return _view(connection, galleries.get(connection, name))
+
+
+def _view(connection: ReadConnection, gallery: Gallery) -> GalleryView:
+    counts = galleries.counts(connection, gallery)
+    state = "ready" if counts.faces else "empty"
+    return GalleryView(
+        gallery=gallery.name,
+        state="reindexing" if gallery.building_space_id is not None else state,
+        counts=GalleryCounts(
+            identities=counts.identities,
+            images=counts.images,
+            faces=counts.faces,
+            states=counts.states,
+        ),
+        spaces=Spaces(
+            active=_space(connection, gallery.active_space_id),
+            building=_space(connection, gallery.building_space_id),
+        ),
+        created_at=gallery.created_at,
+    )
+
+
+def _space(connection: ReadConnection, space_id: int | None) -> SpaceView | None:
+    return None if space_id is None else space(spaces.get(connection, space_id))

@@ -1,0 +1,145 @@
+"""Long work: ask for it, watch it, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+
+from indexer.store import galleries, jobs
+from indexer.store.jobs import Job
+from service import vision
+from service.body import body, described
+from service.deps import Owned
+from service.errors import Overloaded, PathRefused
+from service.routes.responses import BODY_ERRORS, COMMON, NOT_FOUND, problems
+from service.schemas import JobCreated, JobList, JobView, ReindexRequest
+from service.state import Services
+from service.views import job as job_view
+
+router = APIRouter(tags=["jobs"], responses=COMMON)
+
+POLL_S = 0.3
+STREAM_S = 3600.0
+MAX_STREAMS = 100
+PATH_REFUSED = (
+    "this folder may not be indexed over HTTP; use one that was indexed by command before"
+)
+
+
+@router.post(
+    "/admin/reindex",
+    status_code=202,
+    openapi_extra=described(ReindexRequest),
+    responses={**BODY_ERRORS, **NOT_FOUND, **problems(403)},
+)
+async def reindex(
+    asked: Annotated[ReindexRequest, Depends(body(ReindexRequest))],
+    owned: Owned,
+    response: Response,
+) -> JobCreated:
+    """Move a gallery to another model or detector while it is searched, or look for changes."""
+    params: dict[str, Any] = {
+        "model": vision.known_model(asked.model_name),
+        "detector": vision.known_detector(asked.detector_backend),
+        "path": None,
+    }
+    if asked.path is not None:
+        params["path"] = await owned.threads.run(lambda: _folder(owned, asked))
+    job_id = await owned.threads.run(lambda: _create(owned, asked.gallery, params))
+    owned.job_queued.set()
+    response.headers["Location"] = f"/jobs/{job_id}"
+    return JobCreated(job_id=job_id)
+
+
+@router.get("/jobs")
+async def list_jobs(owned: Owned, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> JobList:
+    """The newest first."""
+
+    def read() -> list[JobView]:
+        with owned.database.read() as connection:
+            return [job_view(found) for found in jobs.latest(connection, limit)]
+
+    return JobList(jobs=await owned.threads.run(read))
+
+
+@router.get("/jobs/{job_id}", responses=NOT_FOUND)
+async def get_job(job_id: uuid.UUID, owned: Owned) -> JobView:
+    """State, counts, rate, time left, errors."""
+    return job_view(await owned.threads.run(lambda: _read(owned, job_id)))
+
+
+@router.delete("/jobs/{job_id}", responses=NOT_FOUND)
+async def cancel_job(job_id: uuid.UUID, owned: Owned) -> JobView:
+    """Ask a job to stop; what it has done so far stays."""
+
+    def cancel() -> Job:
+        with owned.database.write() as connection:
+            return jobs.cancel(connection, job_id)
+
+    return job_view(await owned.threads.run(cancel))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={**NOT_FOUND, 200: {"content": {"text/event-stream": {}}, "description": "Events"}},
+)
+async def job_events(job_id: uuid.UUID, owned: Owned) -> EventSourceResponse:
+    """Server-sent events: `progress` with the job at every change, `finished` as the last one."""
+    if len(owned.streams) >= MAX_STREAMS:
+        raise Overloaded("too many event streams are open")
+    first = await owned.threads.run(lambda: _read(owned, job_id))
+    return EventSourceResponse(_events(owned, first), ping=15)
+
+
+async def _events(owned: Services, job: Job) -> AsyncIterator[ServerSentEvent]:
+    stream = object()
+    owned.streams.add(stream)
+    try:
+        ends, told = asyncio.get_running_loop().time() + STREAM_S, None
+        while asyncio.get_running_loop().time() < ends:
+            if job != told:
+                name = "finished" if job.finished else "progress"
+                yield ServerSentEvent(job_view(job).model_dump_json(), event=name)
+                told = job
+            if job.finished:
+                return
+            await asyncio.sleep(POLL_S)
+            job = await owned.threads.run(lambda: _read(owned, job.id))  # noqa: B023 - awaited here
+    finally:
+        owned.streams.discard(stream)
+
+
+def _read(owned: Services, job_id: uuid.UUID) -> Job:
+    with owned.database.read() as connection:
+        return jobs.get(connection, job_id)
+
+
+def _create(owned: Services, gallery: str, params: dict[str, Any]) -> uuid.UUID:
+    with owned.database.write() as connection:
+        held = galleries.hold(connection, gallery)
+        return jobs.create(connection, "reindex", held.name, params, "queued")
+
+
+def _folder(owned: Services, asked: ReindexRequest) -> str:
+    """The folder, if it was indexed before or lies below a configured root. Raises PathRefused."""
+    with owned.database.read() as connection:
+        gallery = galleries.get(connection, asked.gallery)
+        known = galleries.roots(connection, gallery.id)
+    given = asked.path or ""
+    if given in known:
+        return given
+    if "\x00" in given or not given:
+        raise PathRefused(PATH_REFUSED)
+    path = Path(given).resolve()
+    roots = (root.resolve() for root in owned.settings.image_roots)
+    if str(path) in known or any(path.is_relative_to(root) for root in roots):
+        return str(path)
+    raise PathRefused(PATH_REFUSED)

@@ -1,0 +1,525 @@
+"""What clients send and get. Requests refuse unknown fields; forms and JSON fill the same models."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+
+from indexer.search import GroupBy
+from recognition.types import Metric
+
+IMAGE = "facesearch-image"
+FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+MAX_EMBEDDINGS = 1000
+
+
+def _from_text(value: object) -> object:
+    """JSON written into a form field."""
+    if isinstance(value, str):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
+    return value
+
+
+def _names(value: object) -> object:
+    """A list, a JSON list in text, or names with commas between them."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            return _from_text(value)
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str | bytes) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _probes(value: object) -> object:
+    """One embedding, or a list of them, as a list of embeddings."""
+    value = _from_text(value)
+    if isinstance(value, list) and value and not isinstance(value[0], list):
+        return [value]
+    return value
+
+
+def _usable(rows: list[list[float]]) -> list[list[float]]:
+    for row in rows:
+        if not all(map(math.isfinite, row)) or not any(row):
+            raise ValueError("an embedding must hold finite numbers that are not all zero")
+    return rows
+
+
+def _text_or_bytes(value: object) -> str | bytes:
+    if isinstance(value, str | bytes):
+        return value
+    raise ValueError("an image is a file part or a string")
+
+
+Image = Annotated[
+    str | bytes,
+    PlainValidator(_text_or_bytes),
+    WithJsonSchema({"type": "string", "format": IMAGE}),
+]
+IMAGE_IS = "a file part, base64, a data URI, or, where the server allows them, a URL or a path"
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+
+
+class Options(Request):
+    """The options that every route with an image shares; DeepFace's names and defaults."""
+
+    model_name: str | None = Field(
+        None, description="see GET /models; the server's default if absent"
+    )
+    detector_backend: str | None = Field(
+        None, description="see GET /models; the server's default if absent"
+    )
+    distance_metric: Annotated[Metric, BeforeValidator(_lower)] = "cosine"
+    align: bool = Field(True, description="turn and scale faces as the model's training did")
+    normalization: str = Field("base", description="only base: the model's own")
+    expand_percentage: float = Field(
+        0, ge=0, le=200, allow_inf_nan=False, description="grow the faces' boxes by this much"
+    )
+    enforce_detection: bool = Field(
+        True, description="false: an image without a face counts as a face itself"
+    )
+    anti_spoofing: bool = Field(False, description="not available in this version")
+    max_faces: int | None = Field(None, ge=1, description="only the largest faces")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="largest distance that counts as the same person",
+    )
+
+
+class RepresentRequest(Options):
+    img: Image = Field(description=f"the image: {IMAGE_IS}")
+
+
+class ExtractRequest(Options):
+    img: Image = Field(description=f"the image: {IMAGE_IS}")
+
+
+class AnalyzeRequest(Options):
+    img: Image = Field(description=f"the image: {IMAGE_IS}")
+    actions: Annotated[list[str] | None, BeforeValidator(_names)] = Field(
+        None, description="attributes to estimate; all that there are if absent"
+    )
+
+
+class VerifyRequest(Options):
+    img1: Image | None = Field(None, description=f"one image: {IMAGE_IS}")
+    img2: Image | None = Field(None, description=f"the other image: {IMAGE_IS}")
+    img: Image | None = Field(
+        None, description=f"in place of img1 and img2, with gallery and identity: {IMAGE_IS}"
+    )
+    gallery: str | None = None
+    identity: str | None = None
+
+
+class Filter(Request):
+    """Which identities a search looks at: both conditions hold for each of them."""
+
+    identities: list[str] | None = Field(None, description="only these names")
+    metadata: dict[str, Any] | None = Field(None, description="only with these values")
+
+
+class FindRequest(Options):
+    img: Image | None = Field(None, description=f"the image: {IMAGE_IS}")
+    embedding: Annotated[
+        list[list[float]] | None, BeforeValidator(_probes), AfterValidator(_usable)
+    ] = None
+    gallery: str = "default"
+    k: int = Field(5, ge=1, le=1000, description="most matches for each face")
+    group_by: GroupBy = Field(
+        "person", description="a person once, by the best face, or every face"
+    )
+    filter: Annotated[Filter | None, BeforeValidator(_from_text)] = None
+    min_version: int = Field(0, ge=0, description="never answer from an older state than this")
+
+
+class EnrolRequest(Request):
+    files: Annotated[list[Image], BeforeValidator(_one_or_more)] = Field(
+        min_length=1, description="the images: file parts, base64 or data URIs"
+    )
+
+
+class GalleryRequest(Request):
+    pass
+
+
+class IdentityChange(Request):
+    name: str | None = Field(None, description="the new name")
+    metadata: Annotated[dict[str, Any] | None, BeforeValidator(_from_text)] = Field(
+        None, description="takes the place of what is stored"
+    )
+    merge: bool = Field(False, description="join the identity that has the name already")
+
+
+class ReindexRequest(Request):
+    gallery: str = "default"
+    model_name: str | None = Field(None, description="the gallery's present one if absent")
+    detector_backend: str | None = Field(None, description="the gallery's present one if absent")
+    path: str | None = Field(
+        None, description="also index this folder: one that was indexed before"
+    )
+
+
+class FacialArea(BaseModel):
+    """Pixels of the upright image; points are x, y. Left and right are the person's own."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    left_eye: tuple[int, int] | None
+    right_eye: tuple[int, int] | None
+    nose: tuple[int, int] | None = None
+    mouth_left: tuple[int, int] | None = None
+    mouth_right: tuple[int, int] | None = None
+
+
+class FacialAreas(BaseModel):
+    img1: FacialArea
+    img2: FacialArea | None
+
+
+class VerifyResponse(BaseModel):
+    verified: bool
+    distance: float
+    threshold: float
+    confidence: float = Field(description="per cent; 50 at the threshold")
+    model: str
+    detector_backend: str
+    similarity_metric: Metric
+    facial_areas: FacialAreas
+    time: float = Field(description="seconds")
+
+
+class Representation(BaseModel):
+    embedding: list[float]
+    facial_area: FacialArea
+    face_confidence: float
+
+
+class RepresentResponse(BaseModel):
+    results: list[Representation]
+    model: str
+    detector_backend: str
+    dimensions: int
+    time: float = Field(description="seconds")
+
+
+class Gender(BaseModel):
+    Woman: float
+    Man: float
+
+
+class Analysis(BaseModel):
+    """Fields of the actions that were asked for; percentages by class, and the likeliest class."""
+
+    region: FacialArea
+    face_confidence: float
+    age: int | None = None
+    gender: Gender | None = None
+    dominant_gender: str | None = None
+    race: dict[str, float] | None = None
+    dominant_race: str | None = None
+    emotion: dict[str, float] | None = None
+    dominant_emotion: str | None = None
+
+
+class AnalyzeResponse(BaseModel):
+    results: list[Analysis]
+    detector_backend: str
+    time: float = Field(description="seconds")
+
+
+class Landmarks(BaseModel):
+    """Those that the detector gives, x, y in pixels."""
+
+    left_eye: tuple[int, int] | None
+    right_eye: tuple[int, int] | None
+    nose: tuple[int, int] | None
+    mouth_left: tuple[int, int] | None
+    mouth_right: tuple[int, int] | None
+
+
+class ExtractedFace(BaseModel):
+    facial_area: FacialArea
+    landmarks: Landmarks
+    face_confidence: float
+    quality: float = Field(description="0..1: how usable the face is for recognition")
+
+
+class ExtractResponse(BaseModel):
+    results: list[ExtractedFace]
+    detector_backend: str
+    time: float = Field(description="seconds")
+
+
+class MatchView(BaseModel):
+    identity: str
+    identity_id: int
+    face_id: int
+    image: str | None = Field(description="the file below its folder; null for uploads")
+    distance: float
+    similarity: float
+    threshold: float
+    confidence: float
+    verified: bool = Field(description="whether the distance is within the gallery's own threshold")
+    metadata: dict[str, Any]
+
+
+class FaceMatches(BaseModel):
+    facial_area: FacialArea | None = Field(description="null where an embedding was sent")
+    face_confidence: float | None
+    matches: list[MatchView]
+
+
+class EngineView(BaseModel):
+    """What answered, from which version of the gallery, having looked at how many faces."""
+
+    name: str
+    exact: bool
+    version: int
+    size: int
+
+
+class FindResponse(BaseModel):
+    results: list[FaceMatches] = Field(description="one for each face, largest first")
+    gallery: str
+    model: str
+    detector_backend: str
+    similarity_metric: Metric
+    engine: EngineView
+    time: float = Field(description="seconds")
+
+
+class SpaceView(BaseModel):
+    model: str
+    detector: str
+    align: str
+    normalization: str
+    dimension: int
+    version: int
+
+
+class Spaces(BaseModel):
+    active: SpaceView | None
+    building: SpaceView | None
+
+
+class GalleryCounts(BaseModel):
+    identities: int
+    images: int
+    faces: int
+    states: dict[str, int] = Field(description="images by state")
+
+
+class GalleryView(BaseModel):
+    gallery: str
+    state: Literal["ready", "empty", "reindexing"]
+    counts: GalleryCounts
+    spaces: Spaces
+    created_at: datetime
+
+
+class GalleryList(BaseModel):
+    galleries: list[GalleryView]
+
+
+class GalleryErased(BaseModel):
+    gallery: str
+    version: int
+
+
+class IdentityView(BaseModel):
+    identity: str
+    identity_id: int
+    metadata: dict[str, Any]
+    images: int
+    faces: int
+    created_at: datetime
+
+
+class IdentityPage(BaseModel):
+    identities: list[IdentityView]
+    next_cursor: str | None = Field(description="for the next page; null on the last one")
+
+
+class ImageView(BaseModel):
+    image_id: int
+    source: str
+    image: str | None
+    sha256: str
+    state: str
+    reason: str | None
+    width: int | None
+    height: int | None
+    faces: int
+
+
+class IdentityDetail(BaseModel):
+    identity: str
+    identity_id: int
+    metadata: dict[str, Any]
+    faces: int
+    created_at: datetime
+    images: list[ImageView]
+
+
+class IdentityChanged(IdentityView):
+    version: int
+
+
+class IdentityErased(BaseModel):
+    identity: str
+    version: int
+
+
+class ImageErased(BaseModel):
+    image_id: int
+    version: int
+
+
+class StoredFace(BaseModel):
+    face_id: int
+    facial_area: FacialArea
+    quality: float
+
+
+class EnrolledFile(BaseModel):
+    image_id: int | None
+    sha256: str
+    status: Literal["enrolled", "exists", "rejected"]
+    reason: str | None = None
+    faces: list[StoredFace]
+
+
+class EnrolResponse(BaseModel):
+    files: list[EnrolledFile]
+    gallery: str
+    identity: str
+    version: int = Field(description="searches with this as min_version see it")
+
+
+class JobCreated(BaseModel):
+    job_id: UUID
+
+
+class JobView(BaseModel):
+    job_id: UUID
+    kind: str
+    gallery: str
+    model_name: str | None
+    detector_backend: str | None
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    phase: str
+    done: int
+    total: int | None
+    counts: dict[str, int]
+    errors: list[dict[str, str]]
+    error: str | None
+    cancel_requested: bool
+    rate: float | None = Field(description="items a second")
+    eta_seconds: float | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobList(BaseModel):
+    jobs: list[JobView] = Field(description="newest first")
+
+
+class WeightsView(BaseModel):
+    file: str
+    sha256: str
+    licence: str
+    present: bool
+    source: str = Field(description="where it comes from")
+
+
+class ThresholdView(BaseModel):
+    value: float
+    data: str
+    accuracy: float
+
+
+class ComponentView(BaseModel):
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    available: bool = Field(description="whether all weights are there")
+    weights: list[WeightsView]
+
+
+class ModelView(ComponentView):
+    dimension: int
+    input_size: tuple[int, int]
+    thresholds: dict[str, dict[str, ThresholdView]] = Field(description="by detector, by metric")
+
+
+class DetectorView(ComponentView):
+    landmarks: bool
+
+
+class AttributeView(ComponentView):
+    classes: list[str]
+
+
+class ModelList(BaseModel):
+    models: list[ModelView]
+    detectors: list[DetectorView]
+    attributes: list[AttributeView]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Check(BaseModel):
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    status: Literal["ready"]
+    checks: dict[str, Check]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, application/problem+json. Some types have further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str

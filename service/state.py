@@ -1,0 +1,110 @@
+"""What an app owns while it runs; made and closed by its lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import anyio.to_thread
+import numpy as np
+
+from indexer.cache import SearchCache
+from indexer.enrol import Enroller
+from indexer.errors import DatabaseUnavailable
+from indexer.search import Searcher
+from indexer.store import galleries
+from indexer.store.engine import Database
+from recognition import registry
+from recognition.errors import RecognitionError
+from recognition.pipeline import Recipe, Recognizer, Selection
+from service.images import ImageSources
+from service.inference import InferencePool
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+from service.threads import DatabaseThreads
+
+log = logging.getLogger(__name__)
+
+DEFAULT_GALLERY = "default"
+RETRY_S = 2.0
+WEIGHTS_RETRY_S = 30.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the service is with starting; texts say why not further."""
+
+    database: str = "starting"
+    weights: str = "loading"
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the database was found to be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: ServiceSettings
+    database: Database
+    threads: DatabaseThreads
+    recognizer: Recognizer
+    inference: InferencePool
+    cache: SearchCache | None
+    searcher: Searcher
+    enroller: Enroller
+    sources: ImageSources
+    metrics: Metrics
+    streams: set[object] = field(default_factory=set)
+    job_queued: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.settings.model, self.settings.detector)
+
+
+async def prepare_database(services: Services) -> None:
+    """Schema, the default gallery, the cache; tries again for as long as there is no database."""
+    while True:
+        try:
+            await services.threads.run(lambda: _prepare(services.database))
+        except DatabaseUnavailable as error:
+            services.progress.database = str(error)
+            services.progress.tried.set()
+            log.warning("waiting for the database: %s", error)
+            await asyncio.sleep(RETRY_S)
+        else:
+            services.progress.database = ""
+            if services.cache is not None:
+                services.cache.start()
+            return
+
+
+async def warm(services: Services) -> None:
+    """Load the default recipe, then the attributes, so that no request has to wait for them."""
+    while services.progress.weights:
+        try:
+            await anyio.to_thread.run_sync(lambda: _warm(services.recognizer, services.recipe))
+            services.progress.weights = ""
+        except RecognitionError as error:
+            services.progress.weights = str(error)
+            log.error("the default model cannot be loaded: %s", error)
+            await asyncio.sleep(WEIGHTS_RETRY_S)
+    for name in registry.ATTRIBUTES:
+        try:
+            await anyio.to_thread.run_sync(services.recognizer.attribute, name)
+        except RecognitionError as error:
+            log.warning("attribute %s cannot be loaded: %s", name, error)
+
+
+def _prepare(database: Database) -> None:
+    database.upgrade()
+    with database.write() as connection:
+        galleries.ensure(connection, DEFAULT_GALLERY)
+
+
+def _warm(recognizer: Recognizer, recipe: Recipe) -> None:
+    """Run each network once: the first run is the slow one."""
+    recognizer.warm(recipe)
+    height, width = registry.model(recipe.model).input_size
+    recognizer.detect([np.zeros((240, 240, 3), np.uint8)], recipe.detector, Selection())
+    recognizer.embed([np.zeros((height, width, 3), np.uint8)], recipe)

@@ -1,0 +1,157 @@
+"""One image's way from bytes to faces, as the routes need it: plain functions for the inference pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recognition import registry
+from recognition.errors import (
+    ImageTooLarge,
+    NoFace,
+    RecognitionError,
+    UndecodableImage,
+    UnknownName,
+)
+from recognition.images import ImageLimits, decode
+from recognition.pipeline import Face, Recipe, Recognizer, Selection
+from recognition.quality import quality
+from recognition.types import Attributes, Box, Detection, Rgb
+from service.errors import UnsupportedOption
+from service.images import Pixels, content
+from service.schemas import Options
+from service.settings import ServiceSettings
+
+NO_FACE = "no face was found in {name}; enforce_detection=false takes the whole image as one"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with an image: everything that the request and the settings say of it."""
+
+    recipe: Recipe
+    selection: Selection
+    enforce: bool
+    limits: ImageLimits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """An image's size and its faces, largest first."""
+
+    width: int
+    height: int
+    faces: tuple[Face, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detected:
+    """An image's size and its faces, largest first, without embeddings."""
+
+    width: int
+    height: int
+    faces: tuple[Detection, ...]
+    qualities: tuple[float, ...]
+    attributes: tuple[Attributes, ...]
+
+
+def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None) -> Plan:
+    """Raises UnknownName, UnsupportedOption. With `base` only the detector can be chosen."""
+    if options.anti_spoofing:
+        raise UnsupportedOption("anti_spoofing is not available in this version")
+    if options.normalization.lower() != "base":
+        raise UnsupportedOption(
+            f"normalization {options.normalization!r} is of no use to this model; known: base"
+        )
+    limit = settings.max_faces_per_probe
+    return Plan(
+        recipe=_recipe(options, settings, base),
+        selection=Selection(min(options.max_faces or limit, limit), options.expand_percentage),
+        enforce=options.enforce_detection,
+        limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+    )
+
+
+def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) -> Recipe:
+    default = base or Recipe(settings.model, settings.detector)
+    detector = known_detector(options.detector_backend) or default.detector
+    if base is None:
+        model = known_model(options.model_name) or registry.model(default.model).name
+        return Recipe(model, detector, "native" if options.align else "none")
+    wanted = "native" if options.align else "none"
+    if "align" in options.model_fields_set and wanted != base.align:
+        raise UnsupportedOption(
+            f"the gallery's faces are aligned as {base.align!r}; leave align out to search it"
+        )
+    return Recipe(base.model, detector, base.align, base.normalization, base.version)
+
+
+def known_model(name: str | None) -> str | None:
+    """The registry's spelling; raises UnknownName."""
+    return _known("model", name, tuple(registry.MODELS))
+
+
+def known_detector(name: str | None) -> str | None:
+    """The registry's spelling; raises UnknownName."""
+    return _known("detector", name, tuple(registry.DETECTORS))
+
+
+def known_actions(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The registry's spelling, each once; all of them for None. Raises UnknownName."""
+    every = tuple(registry.ATTRIBUTES)
+    if names is None:
+        return every
+    found = [_known("attribute", name, every) for name in names]
+    return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def _known(kind: str, name: str | None, names: tuple[str, ...]) -> str | None:
+    if name is None:
+        return None
+    for known in names:
+        if known.casefold() == name.strip().casefold():
+            return known
+    raise UnknownName(kind, name, names)
+
+
+def pixels(image: Pixels, plan: Plan, name: str) -> Rgb:
+    """Raises UndecodableImage, ImageTooLarge, with the field's name."""
+    try:
+        return decode(content(image, plan.limits.max_bytes), plan.limits)
+    except (UndecodableImage, ImageTooLarge) as error:
+        raise _named(error, name) from error
+
+
+def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Seen:
+    """Faces with embeddings; at least one. Raises NoFace and what `pixels` raises."""
+    rgb = pixels(image, plan, name)
+    (faces,) = recognizer.represent([rgb], plan.recipe, plan.selection)
+    if not faces:
+        whole = _whole(rgb, plan, name)
+        row = recognizer.embed([recognizer.crop(rgb, whole, plan.recipe)], plan.recipe)[0]
+        faces = (Face(whole, quality(rgb, whole), row),)
+    return Seen(rgb.shape[1], rgb.shape[0], faces)
+
+
+def detect(
+    recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[str] = ()
+) -> Detected:
+    """Faces with the attributes that are asked for; at least one. Raises NoFace and as `pixels`."""
+    rgb = pixels(image, plan, "img")
+    (faces,) = recognizer.detect([rgb], plan.recipe.detector, plan.selection)
+    if not faces:
+        faces = (_whole(rgb, plan, "img"),)
+    attributes = recognizer.analyze(rgb, faces, actions)
+    qualities = tuple(quality(rgb, face) for face in faces)
+    return Detected(rgb.shape[1], rgb.shape[0], faces, qualities, tuple(attributes))
+
+
+def _whole(image: Rgb, plan: Plan, name: str) -> Detection:
+    if plan.enforce:
+        raise NoFace(NO_FACE.format(name=name))
+    height, width = image.shape[:2]
+    return Detection(Box(0.0, 0.0, float(width), float(height)), 0.0)
+
+
+def _named(error: RecognitionError, name: str) -> RecognitionError:
+    return type(error)(f"{name}: {error}")
