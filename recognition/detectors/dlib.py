@@ -43,7 +43,7 @@ class Working:
 
     def scale(self, image: Rgb) -> float:
         height, width = image.shape[:2]
-        return min(float(self.largest) / max(height, width), self.most_growth)
+        return float(min(self.largest / max(height, width), self.most_growth))
 
 
 class DlibHog:

@@ -29,6 +29,9 @@ SCORE_LIMIT = 80.0
 SAME_FACE = 0.3
 """IoU above which two boxes are one face."""
 
+MOSTLY_INSIDE = 0.6
+"""Share of a box inside a better one from which on it is a piece of that face."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
@@ -71,6 +74,8 @@ class Search:
     """Smaller boxes are too coarse to go by."""
     sure_side: float = 64.0
     """Smaller boxes get a second look."""
+    large_side: float = 128.0
+    """Larger boxes are left to the close network."""
     hint_side: float = 24.0
     """A smaller box hints at more faces that need tiles to be seen."""
     least_pixels: int = 384
@@ -138,24 +143,34 @@ class Searching:
     def _detect(self, image: Rgb) -> tuple[Detection, ...]:
         search = self._search
         found = self._wide.look(image, whole(image), search.min_score)
-        if not len(found.scores):
-            # The wide network overlooks faces that fill the frame.
-            filling = self._close.look(image, whole(image), search.min_score)
-            if len(filling.scores):
-                return detections(merge(filling), image)
-        if max(image.shape[:2]) >= search.least_pixels and (
-            not len(found.scores) or found.sides.min() < search.hint_side
-        ):
-            found = join(
-                found, *(self._wide.look(image, t, search.min_score) for t in tiles(image))
-            )
+        filling = self._filling(image, found)
+        if len(filling.scores):
+            found = found.take(found.sides <= search.large_side)
+        if self._wants_tiles(image, found, filling):
+            looks = (self._wide.look(image, tile, search.min_score) for tile in tiles(image))
+            found = join(found, *looks)
         found = merge(found.take(found.sides >= search.min_side))
         sure = found.sides >= search.sure_side
         small = found.take(np.flatnonzero(~sure)[: search.most_second_looks])
-        seen = join(
-            found.take(sure), *(self._confirm(image, small, i) for i in range(len(small.scores)))
-        )
-        return detections(seen.take(geometry.nms(seen.boxes, seen.scores, SAME_FACE)), image)
+        second = (self._confirm(image, small, i) for i in range(len(small.scores)))
+        return detections(distinct(join(filling, found.take(sure), *second)), image)
+
+    def _filling(self, image: Rgb, found: Found) -> Found:
+        """Faces that fill the frame: the wide network misses them, or finds them in pieces."""
+        least = self._search.large_side if len(found.scores) else 0.0
+        if len(found.scores) and found.sides.max() <= least:
+            return found.take(np.zeros(0, dtype=np.intp))
+        close = merge(self._close.look(image, whole(image), self._search.min_score))
+        # A little less than what the wide network's box measured is still that face.
+        share = close.sides / self._close.size
+        return close.take(share > 0.75 * least / self._wide.size)
+
+    def _wants_tiles(self, image: Rgb, found: Found, filling: Found) -> bool:
+        if max(image.shape[:2]) < self._search.least_pixels:
+            return False
+        if not len(found.scores):
+            return not len(filling.scores)
+        return bool(found.sides.min() < self._search.hint_side)
 
     def _confirm(self, image: Rgb, small: Found, row: int) -> Found:
         """The same face as the close network sees it, or nothing."""
@@ -259,6 +274,13 @@ def merge(found: Found) -> Found:
         rows.append(_average(found.take(left[same])))
         left = left[~same]
     return join(*rows) if rows else found
+
+
+def distinct(found: Found) -> Found:
+    """Without those that overlap a better one, or lie for the most part inside it; best first."""
+    found = found.take(geometry.nms(found.boxes, found.scores, SAME_FACE))
+    inside = geometry.overlap(found.boxes, found.boxes, over="smaller") > MOSTLY_INSIDE
+    return found.take(~np.triu(inside, 1).any(axis=0))
 
 
 def _average(found: Found) -> Found:

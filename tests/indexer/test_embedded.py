@@ -568,7 +568,7 @@ def test_a_large_log_is_put_aside(server: EmbeddedPostgres) -> None:
 def test_indexes_are_built_in_parallel_where_shared_memory_is_small(
     server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.embedded.PARALLEL_BUILD_BYTES", 2**60)
+    monkeypatch.setattr("indexer.embedded_system.PARALLEL_BUILD_BYTES", 2**60)
     server.ensure_running()
     assert ask(server, "SHOW dynamic_shared_memory_type") == [("mmap",)]
     ask(server, "CREATE EXTENSION vector")
