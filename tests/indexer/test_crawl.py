@@ -113,7 +113,9 @@ def test_a_person_renamed_in_the_database_keeps_the_name() -> None:
     assert plan.owner(file) == "Robert"
 
 
-@pytest.mark.parametrize(("gone", "limit", "stops"), [(2, 20, False), (3, 20, True), (10, 100, False)])
+@pytest.mark.parametrize(
+    ("gone", "limit", "stops"), [(2, 20, False), (3, 20, True), (10, 100, False)]
+)
 def test_the_guard_stops_above_its_share(gone: int, limit: float, stops: bool) -> None:
     rows = [known(n, f"p/{n}.jpg") for n in range(10)]
     files = [TreeFile(f"p/{n}.jpg", "p", 10, 1) for n in range(gone, 10)]
