@@ -17,13 +17,13 @@ from typing import TypeVar
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from recognition.metrics import normalise
 
 from indexer.errors import IndexerError
 from indexer.store import search, spaces
 from indexer.store.engine import Database, Listener
 from indexer.store.search import Candidate, Vectors
 from indexer.store.spaces import Space
+from recognition.metrics import normalise
 from recognition.types import Metric
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recognition.verification import compare
-
 from indexer import people
 from indexer.errors import IndexerError
 from indexer.index import Indexer
@@ -29,6 +27,7 @@ from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
 from recognition.types import METRICS, Detection, Metric, Rgb
+from recognition.verification import compare
 
 PAGE = 1000
 

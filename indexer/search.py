@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from recognition.metrics import from_cosine
 
 from indexer.cache import SearchCache, SpaceIndex
 from indexer.errors import Conflict
@@ -17,6 +16,7 @@ from indexer.store import search as store
 from indexer.store.engine import Database, ReadConnection
 from indexer.store.search import Candidate
 from indexer.store.spaces import Space
+from recognition.metrics import from_cosine
 from recognition.types import Metric
 
 GroupBy = Literal["person", "face"]

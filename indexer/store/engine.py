@@ -151,11 +151,9 @@ def _heal(embedded: EmbeddedPostgres) -> Callable[..., object]:
     def connect(
         _dialect: object, _record: object, args: list[Any], params: dict[str, Any]
     ) -> object:
-        try:
-            return psycopg2.connect(*args, **params)
-        except psycopg2.OperationalError:
-            embedded.ensure_running()
-            return psycopg2.connect(*args, **params)
+        # First, for nobody else may answer in the server's place while it is down.
+        embedded.ensure_running()
+        return psycopg2.connect(*args, **params)
 
     return connect
 
