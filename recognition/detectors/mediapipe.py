@@ -30,7 +30,7 @@ SAME_FACE = 0.3
 """IoU above which two boxes are one face."""
 
 MOSTLY_INSIDE = 0.6
-"""Share of a box inside a better one from which on it is a piece of that face."""
+"""Share of the smaller box inside the larger from which on both are one face and a piece of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ class Searching:
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
         """Faces of each image, best score first; boxes are cut at the image's edges.
 
-        Never more than 9 wide and 129 close looks at an image.
+        Never more than 9 looks of the wide network at an image and 129 of the close one.
         """
         return [self._detect(image) for image in images]
 
@@ -277,10 +277,10 @@ def merge(found: Found) -> Found:
 
 
 def distinct(found: Found) -> Found:
-    """Without those that overlap a better one, or lie for the most part inside it; best first."""
+    """Best first, without those that overlap a better one or of which the smaller lies mostly inside the other."""
     found = found.take(geometry.nms(found.boxes, found.scores, SAME_FACE))
     inside = geometry.overlap(found.boxes, found.boxes, over="smaller") > MOSTLY_INSIDE
-    return found.take(~np.triu(inside, 1).any(axis=0))
+    return found.take(np.flatnonzero(~np.triu(inside, 1).any(axis=0)))
 
 
 def _average(found: Found) -> Found:
