@@ -85,7 +85,7 @@ def crowd(portraits: dict[str, bytes], side: int) -> tuple[Rgb, list[tuple[float
     return canvas, middles
 
 
-@pytest.mark.parametrize("side", [48, 64, 128])
+@pytest.mark.parametrize("side", [36, 48, 64, 128])
 def test_the_search_finds_small_faces_where_they_are(
     side: int, resources: Resources, portraits: dict[str, bytes]
 ):
@@ -95,6 +95,20 @@ def test_the_search_finds_small_faces_where_they_are(
     for middle in middles:
         away = [np.linalg.norm(f.landmarks[:2].mean(axis=0) - middle) for f in faces]  # type: ignore[index]
         assert min(away) < 0.1 * side
+
+
+def test_a_wide_picture_in_which_one_look_shows_nothing_is_searched(
+    resources: Resources, portraits: dict[str, bytes]
+):
+    image, middles = crowd(portraits, 40)
+    wide = np.full((300, 3000, 3), 128, np.uint8)
+    wide[100:250, 1500:1800] = image[180:330, 100:400]
+    network = mediapipe.load(resources, mediapipe.BACK)
+    assert not len(network.look(wide, mediapipe.whole(wide), 0.5).scores)
+    (face,) = build("mediapipe", resources).detect([wide])[0]
+    expected = np.array(middles[0]) + (1400, -80)
+    assert face.landmarks is not None
+    assert np.linalg.norm(face.landmarks[:2].mean(axis=0) - expected) < 4
 
 
 def test_one_look_of_the_short_range_does_not_see_small_faces(
