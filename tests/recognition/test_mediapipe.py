@@ -106,7 +106,7 @@ def test_a_wide_picture_in_which_one_look_shows_nothing_is_searched(
     network = mediapipe.load(resources, mediapipe.BACK)
     assert not len(network.look(wide, mediapipe.whole(wide), 0.5).scores)
     (face,) = build("mediapipe", resources).detect([wide])[0]
-    expected = np.array(middles[0]) + (1400, -80)
+    expected = np.add(middles[0], (1400, -80))
     assert face.landmarks is not None
     assert np.linalg.norm(face.landmarks[:2].mean(axis=0) - expected) < 4
 
