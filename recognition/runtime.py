@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Runtime:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
+        cv2.setNumThreads(threads)  # for the whole process: OpenCV knows no other way
 
     def session(self, path: Path, outputs: Sequence[str] = ()) -> Session:
         """Load the graph at `path`; raises BadWeights if ONNX Runtime cannot.
