@@ -9,13 +9,9 @@ from collections.abc import Sequence
 import uvicorn
 from pydantic import ValidationError
 
-from service.settings import ServiceSettings, is_loopback
+from service.settings import ServiceSettings
 
 STOP_S = 30
-REFUSED = (
-    "refusing to listen on {host} without API keys: anybody in the network could read and erase "
-    "faces. Set FACESEARCH_API_KEYS, or bind 127.0.0.1"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = ServiceSettings(**given)
     except ValidationError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    if not is_loopback(settings.host) and not settings.api_keys:
-        print(f"Error: {REFUSED.format(host=settings.host)}", file=sys.stderr)
+        for each in error.errors(include_input=False):
+            name = ".".join(map(str, each["loc"]))
+            print(f"Error: {name}{': ' if name else ''}{each['msg']}", file=sys.stderr)
         return 1
     uvicorn.run(
         "service.app:create_app",

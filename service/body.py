@@ -64,10 +64,11 @@ def body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
 def described(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` for a route that reads its body with `body(model)`."""
     schema = _inlined(model.model_json_schema(ref_template="{model}"))
+    text = _with_images(schema, {"type": "string"})
     content = {
-        JSON: {"schema": schema},
-        MULTIPART: {"schema": _form_schema(schema)},
-        URLENCODED: {"schema": schema},
+        JSON: {"schema": text},
+        MULTIPART: {"schema": _with_images(schema, FILE)},
+        URLENCODED: {"schema": text},
     }
     return {"requestBody": {"required": required, "content": content}}
 
@@ -161,16 +162,15 @@ def _inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def _form_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields as form parts: images may be files."""
-    properties = {}
-    for name, field in schema["properties"].items():
-        if field.get("format") == IMAGE:
-            properties[name] = {**FILE, "description": field["description"]}
-        elif field.get("items", {}).get("format") == IMAGE:
-            properties[name] = {
-                "type": "array", "items": FILE, "description": field["description"],
-            }  # fmt: skip
-        else:
-            properties[name] = field
-    return {**schema, "properties": properties}
+def _with_images(value: Any, image: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+    """The schema with `image` where an image goes; one that may be left out need not take null."""
+    if isinstance(value, list):
+        return [_with_images(item, image) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("format") == IMAGE:
+        return {**{k: v for k, v in value.items() if k != "format"}, **image}
+    kinds = value.get("anyOf", ())
+    if any(kind.get("format") == IMAGE for kind in kinds):
+        return {**{k: v for k, v in value.items() if k not in ("anyOf", "default")}, **image}
+    return {k: _with_images(v, image) for k, v in value.items()}

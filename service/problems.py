@@ -84,6 +84,7 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
     }
 )
 UNKNOWN = Problem(500, "internal-error", "Internal error")
+NO_DATABASE = "the database cannot be reached at the moment; try again"
 UNKNOWN_DETAIL = "something went wrong in the server; its log says more under this request id"
 
 
@@ -101,6 +102,9 @@ def response_for(error: Exception, scope: Scope) -> Response:
     detail = str(error)
     if isinstance(error, PoolTimeout):
         detail = "all connections to the database are busy; try again"
+    if isinstance(error, data.DatabaseUnavailable):
+        detail = NO_DATABASE  # the reason names hosts and files
+        log.warning("%s", error, extra={"request_id": request_id(scope)})
     if problem is UNKNOWN:
         detail = UNKNOWN_DETAIL
         log.error("internal error", exc_info=error, extra={"request_id": request_id(scope)})
@@ -153,8 +157,12 @@ def invalid(errors: list[Any], where: str) -> edge.InvalidRequest:
         }
         for error in errors
     ]
-    first = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in told[:3])
-    return edge.InvalidRequest(first, told)
+    return edge.InvalidRequest("; ".join(map(_sentence, told[:3])), told)
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, error["loc"][1:]))
+    return f"{place}: {error['msg']}" if place else str(error["msg"])
 
 
 def install(app: FastAPI) -> None:

@@ -41,7 +41,7 @@ class JobRunner:
             self._services.job_queued.clear()
 
     async def _claim(self) -> Job | None:
-        if self._services.progress.database:
+        if not self._services.progress.database_ready:
             return None
 
         def claim() -> Job | None:

@@ -7,13 +7,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from indexer.settings import Settings
 
 Listed = Annotated[tuple[str, ...], NoDecode]
 Folders = Annotated[tuple[Path, ...], NoDecode]
+OPEN_TO_ALL = (
+    "refusing to listen on {host} without API keys: anybody in the network could read and erase "
+    "faces. Set FACESEARCH_API_KEYS, or listen on 127.0.0.1"
+)
 
 
 class ServiceSettings(Settings):
@@ -70,6 +74,12 @@ class ServiceSettings(Settings):
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.lower().rstrip(".") for host in value)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ServiceSettings:
+        if not is_loopback(self.host) and not self.api_keys:
+            raise ValueError(OPEN_TO_ALL.format(host=self.host))
+        return self
 
     @property
     def threads_per_run(self) -> int:

@@ -33,9 +33,9 @@ WEIGHTS_RETRY_S = 30.0
 
 @dataclass(slots=True)
 class Progress:
-    """How far the service is with starting; texts say why not further."""
+    """How far the service is with starting; `weights` says why not further."""
 
-    database: str = "starting"
+    database_ready: bool = False
     weights: str = "loading"
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the database was found to be missing."""
@@ -68,15 +68,18 @@ async def prepare_database(services: Services) -> None:
         try:
             await services.threads.run(lambda: _prepare(services.database))
         except DatabaseUnavailable as error:
-            services.progress.database = str(error)
-            services.progress.tried.set()
             log.warning("waiting for the database: %s", error)
-            await asyncio.sleep(RETRY_S)
+        except Exception:
+            if not services.progress.tried.is_set():
+                raise  # at the start somebody is there to see it
+            log.exception("the database cannot be prepared")
         else:
-            services.progress.database = ""
+            services.progress.database_ready = True
             if services.cache is not None:
                 services.cache.start()
             return
+        services.progress.tried.set()
+        await asyncio.sleep(RETRY_S)
 
 
 async def warm(services: Services) -> None:

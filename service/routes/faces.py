@@ -21,7 +21,7 @@ from service.body import body, described
 from service.deps import Owned, admitted
 from service.errors import InvalidRequest
 from service.inference import while_connected
-from service.routes.responses import IMAGE_ERRORS, NOT_FOUND
+from service.routes.responses import CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import (
     AnalyzeRequest,
     AnalyzeResponse,
@@ -108,7 +108,7 @@ async def extract(
     "/verify",
     openapi_extra=described(VerifyRequest),
     response_model_exclude_unset=True,
-    responses=NOT_FOUND,
+    responses={**NOT_FOUND, **CONFLICT},
 )
 async def verify(
     request: Request,

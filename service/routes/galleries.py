@@ -62,7 +62,7 @@ async def put_gallery(gallery: str, owned: Owned, response: Response) -> Gallery
 async def delete_gallery(gallery: str, owned: Owned) -> GalleryErased:
     """Erase a gallery with all its people, images and embeddings."""
     version = await owned.threads.run(lambda: people.erase_gallery(owned.database, gallery))
-    return GalleryErased(gallery=gallery, version=version)
+    return GalleryErased(gallery=galleries.clean_name(gallery, "a gallery"), version=version)
 
 
 def _read(owned: Services, name: str) -> GalleryView:

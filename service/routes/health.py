@@ -10,6 +10,7 @@ from starlette.responses import Response
 from indexer.errors import DatabaseUnavailable
 from service.deps import Owned
 from service.errors import NotReady, Overloaded
+from service.problems import NO_DATABASE
 from service.routes.responses import problems
 from service.schemas import Check, Health, Readiness
 from service.state import Services
@@ -45,8 +46,8 @@ async def metrics(owned: Owned) -> Response:
 
 
 async def _database(owned: Services) -> Check:
-    if owned.progress.database:
-        return Check(ok=False, detail=owned.progress.database)
+    if not owned.progress.database_ready:
+        return Check(ok=False, detail=NO_DATABASE)
 
     def ask() -> None:
         with owned.database.read() as connection:
@@ -54,8 +55,8 @@ async def _database(owned: Services) -> Check:
 
     try:
         await owned.threads.run(ask)
-    except (DatabaseUnavailable, Overloaded) as error:
-        return Check(ok=False, detail=str(error))
+    except (DatabaseUnavailable, Overloaded):
+        return Check(ok=False, detail=NO_DATABASE)
     return Check(ok=True, detail="answers")
 
 

@@ -16,10 +16,10 @@ from indexer.store import galleries, identities, images
 from recognition.errors import RecognitionError
 from service.body import body, described
 from service.deps import Owned, admitted
-from service.errors import InvalidRequest, NothingEnrolled, NothingEnrolledTooLarge
+from service.errors import InvalidRequest, NothingEnrolled, NothingEnrolledTooLarge, RequestTooLarge
 from service.images import Pixels
 from service.inference import while_connected
-from service.routes.responses import BODY_ERRORS, COMMON, IMAGE_ERRORS, NOT_FOUND
+from service.routes.responses import BODY_ERRORS, COMMON, CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import (
     EnrolRequest,
     EnrolResponse,
@@ -89,7 +89,7 @@ async def get_identity(gallery: str, identity: str, owned: Owned) -> IdentityDet
 @router.patch(
     "/galleries/{gallery}/identities/{identity}",
     openapi_extra=described(IdentityChange),
-    responses=BODY_ERRORS,
+    responses={**BODY_ERRORS, **CONFLICT},
 )
 async def patch_identity(
     gallery: str,
@@ -119,7 +119,7 @@ async def delete_identity(gallery: str, identity: str, owned: Owned) -> Identity
     version = await owned.threads.run(
         lambda: people.erase_identity(owned.database, gallery, identity)
     )
-    return IdentityErased(identity=identity, version=version)
+    return IdentityErased(identity=galleries.clean_name(identity, "an identity"), version=version)
 
 
 @router.post(
@@ -127,7 +127,11 @@ async def delete_identity(gallery: str, identity: str, owned: Owned) -> Identity
     dependencies=[Depends(admitted)],
     openapi_extra=described(EnrolRequest),
     response_model_exclude_unset=True,
-    responses={**IMAGE_ERRORS, 201: {"model": EnrolResponse, "description": "Enrolled"}},
+    responses={
+        **IMAGE_ERRORS,
+        **CONFLICT,
+        201: {"model": EnrolResponse, "description": "Enrolled"},
+    },
 )
 async def enrol(
     request: Request,
@@ -139,15 +143,15 @@ async def enrol(
 ) -> EnrolResponse:
     """Enrol images of a person; the same file twice is enrolled once."""
     if len(asked.files) > owned.settings.max_files:
-        raise InvalidRequest(f"at most {owned.settings.max_files} files are taken at once")
+        raise RequestTooLarge(f"at most {owned.settings.max_files} files are taken at once")
     arrived = [await owned.sources.get(file) for file in asked.files]
     done = await while_connected(
         request, owned.inference.run(lambda: _enrol(owned, gallery, identity, arrived))
     )
     answer = EnrolResponse(
         files=[enrolled(each) for each in done.images],
-        gallery=gallery,
-        identity=identity,
+        gallery=galleries.clean_name(gallery, "a gallery"),
+        identity=galleries.clean_name(identity, "an identity"),
         version=done.version,
     )
     if all(each.status == "rejected" for each in done.images):

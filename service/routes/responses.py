@@ -37,6 +37,7 @@ def problems(*statuses: int) -> Responses:
 
 NAME = ProblemDocument.__name__
 COMMON = problems(401, 422, 500, 503)
-NOT_FOUND = problems(404, 409)
+NOT_FOUND = problems(404)
+CONFLICT = problems(409)
 BODY_ERRORS = problems(400, 408, 413, 415)
 IMAGE_ERRORS = {**COMMON, **BODY_ERRORS, **problems(403)}

@@ -20,7 +20,7 @@ from service.body import body, described
 from service.deps import Owned, admitted
 from service.errors import InvalidRequest
 from service.inference import while_connected
-from service.routes.responses import IMAGE_ERRORS, NOT_FOUND
+from service.routes.responses import CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import EngineView, FaceMatches, FindRequest, FindResponse
 from service.state import Services
 from service.views import area, match, score
@@ -34,7 +34,7 @@ NOTHING = Engine("empty", True, 0, 0)
     "/find",
     openapi_extra=described(FindRequest),
     response_model_exclude_unset=True,
-    responses={**IMAGE_ERRORS, **NOT_FOUND},
+    responses={**IMAGE_ERRORS, **NOT_FOUND, **CONFLICT},
 )
 async def find(
     request: Request, asked: Annotated[FindRequest, Depends(body(FindRequest))], owned: Owned
