@@ -19,7 +19,7 @@ COPY --from=build /app /app
 ENV PATH=/opt/facesearch/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FACESEARCH_HOME=/data
-USER facesearch
+USER 10001
 WORKDIR /app
 VOLUME /data
 EXPOSE 8000

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_every_setting_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [
-        name for name in ServiceSettings.model_fields if f"`FACESEARCH_{name.upper()}`" not in readme
+        name
+        for name in ServiceSettings.model_fields
+        if f"`FACESEARCH_{name.upper()}`" not in readme
     ]
     assert missing == []
 
