@@ -86,9 +86,7 @@ def test_indexing_a_folder(
     # Now that the folder is known, it may be named to a server without roots as well.
 
 
-def test_changing_the_detector(
-    http: httpx.Client, gallery: str, photos: dict[str, bytes]
-) -> None:
+def test_changing_the_detector(http: httpx.Client, gallery: str, photos: dict[str, bytes]) -> None:
     enrol(http, gallery, "Ada", photos["obama"])
     job_id = reindex(http, gallery=gallery, detector_backend="MTCNN")
     names, last = [], {}
@@ -121,9 +119,7 @@ def test_cancelling(http: httpx.Client, tree: Path, gallery: str) -> None:
     assert job["done"] < 150
 
 
-def test_a_queued_job_is_cancelled_at_once(
-    http: httpx.Client, tree: Path, gallery: str
-) -> None:
+def test_a_queued_job_is_cancelled_at_once(http: httpx.Client, tree: Path, gallery: str) -> None:
     first = reindex(http, gallery=gallery, path=str(tree / "many"))
     running(http, first)
     second = reindex(http, gallery=gallery)

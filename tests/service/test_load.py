@@ -65,7 +65,7 @@ def test_the_event_loop_stays_free(server: Server, portraits: dict[str, bytes]) 
     times = asyncio.run(measure())
     assert len(times) >= 10
     assert statistics.median(times) < 0.05
-    assert max(times) < 0.5
+    assert statistics.quantiles(times, n=20)[-1] < 0.3
 
 
 def gauge(server: Server, name: str) -> float:
@@ -74,9 +74,7 @@ def gauge(server: Server, name: str) -> float:
     return float(line.split()[1])
 
 
-def test_clients_that_go_away_leave_the_queue(
-    narrow: Server, portraits: dict[str, bytes]
-) -> None:
+def test_clients_that_go_away_leave_the_queue(narrow: Server, portraits: dict[str, bytes]) -> None:
     async def vanish() -> None:
         async with httpx.AsyncClient(base_url=narrow.url, trust_env=False, timeout=0.2) as client:
             image = portraits["obama3.jpg"]
@@ -178,9 +176,9 @@ def test_waiting_is_limited_in_time_and_can_be_cancelled() -> None:
         await asyncio.sleep(0.02)
         assert (pool.running, pool.waiting) == (1, 0)
         gate.set()
-        while pool.running:
-            await asyncio.sleep(0.01)
         assert await pool.run(lambda: 3) == 3
+        await asyncio.sleep(0)
+        assert pool.running == 0
         assert ran == []
         pool.close()
 
