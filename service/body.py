@@ -51,7 +51,8 @@ def body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
             return await _offloaded(len(raw), lambda: _from_json(model, raw))
         if content_type in (MULTIPART, URLENCODED):
             fields = await _form(request, content_type, limits)
-            return await _offloaded(SMALL_BYTES, lambda: _validated(model, fields))
+            size = sum(len(value) for value in fields.values() if isinstance(value, str))
+            return await _offloaded(size, lambda: _validated(model, fields))
         if not await request.body():
             return _validated(model, {})
         raise UnsupportedBody(

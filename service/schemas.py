@@ -24,6 +24,8 @@ from recognition.types import Metric
 IMAGE = "facesearch-image"
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 MAX_EMBEDDINGS = 1000
+MAX_NAMES = 10_000
+MAX_METADATA_BYTES = 64 * 1024
 
 
 def _from_text(value: object) -> object:
@@ -68,12 +70,36 @@ def _usable(rows: list[list[float]]) -> list[list[float]]:
     return rows
 
 
+def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a jsonb column takes."""
+    size = len(orjson.dumps(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata may have {MAX_METADATA_BYTES} bytes, not {size}")
+    _check_values(metadata)
+    return metadata
+
+
+def _check_values(value: object) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_values(name)
+            _check_values(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(inner)
+    elif isinstance(value, str) and "\x00" in value:
+        raise ValueError("text must not hold the character U+0000")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+
+
 def _text_or_bytes(value: object) -> str | bytes:
     if isinstance(value, str | bytes):
         return value
     raise ValueError("an image is a file part or a string")
 
 
+Metadata = Annotated[dict[str, Any], AfterValidator(_storable)]
 Image = Annotated[
     str | bytes,
     PlainValidator(_text_or_bytes),
@@ -105,7 +131,7 @@ class Options(Request):
         True, description="false: an image without a face counts as a face itself"
     )
     anti_spoofing: bool = Field(False, description="not available in this version")
-    max_faces: int | None = Field(None, ge=1, description="only the largest faces")
+    max_faces: int | None = Field(None, ge=1, description="only the most prominent faces")
     threshold: float | None = Field(
         None,
         ge=0,
@@ -142,15 +168,15 @@ class VerifyRequest(Options):
 class Filter(Request):
     """Which identities a search looks at: both conditions hold for each of them."""
 
-    identities: list[str] | None = Field(None, description="only these names")
-    metadata: dict[str, Any] | None = Field(None, description="only with these values")
+    identities: list[str] | None = Field(None, max_length=MAX_NAMES, description="only these names")
+    metadata: Metadata | None = Field(None, description="only with these values")
 
 
 class FindRequest(Options):
     img: Image | None = Field(None, description=f"the image: {IMAGE_IS}")
     embedding: Annotated[
         list[list[float]] | None, BeforeValidator(_probes), AfterValidator(_usable)
-    ] = None
+    ] = Field(None, max_length=MAX_EMBEDDINGS, description="one embedding or several, not img")
     gallery: str = "default"
     k: int = Field(5, ge=1, le=1000, description="most matches for each face")
     group_by: GroupBy = Field(
@@ -172,7 +198,7 @@ class GalleryRequest(Request):
 
 class IdentityChange(Request):
     name: str | None = Field(None, description="the new name")
-    metadata: Annotated[dict[str, Any] | None, BeforeValidator(_from_text)] = Field(
+    metadata: Annotated[Metadata | None, BeforeValidator(_from_text)] = Field(
         None, description="takes the place of what is stored"
     )
     merge: bool = Field(False, description="join the identity that has the name already")
@@ -309,7 +335,7 @@ class EngineView(BaseModel):
 
 
 class FindResponse(BaseModel):
-    results: list[FaceMatches] = Field(description="one for each face, largest first")
+    results: list[FaceMatches] = Field(description="one for each face, most prominent first")
     gallery: str
     model: str
     detector_backend: str

@@ -100,5 +100,5 @@ def is_loopback(host: str) -> bool:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with the indexer's settings as they are here, for a child process."""
     own: dict[str, Any] = settings.model_dump(include=set(Settings.model_fields))
-    named = {f"FACESEARCH_{name.upper()}": str(value) for name, value in own.items()}
+    named = {f"FACESEARCH_{k.upper()}": str(v) for k, v in own.items() if v is not None}
     return {**os.environ, **named}  # noqa: TID251 - handed on, not read

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 
-import anyio.to_thread
 import numpy as np
 
 from indexer.cache import SearchCache
@@ -22,7 +22,7 @@ from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
 from service.settings import ServiceSettings
-from service.threads import DatabaseThreads
+from service.threads import DatabaseThreads, in_daemon_thread
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ async def warm(services: Services) -> None:
     """Load the default recipe, then the attributes, so that no request has to wait for them."""
     while services.progress.weights:
         try:
-            await anyio.to_thread.run_sync(lambda: _warm(services.recognizer, services.recipe))
+            await in_daemon_thread(lambda: _warm(services.recognizer, services.recipe))
             services.progress.weights = ""
         except RecognitionError as error:
             services.progress.weights = str(error)
@@ -94,7 +94,7 @@ async def warm(services: Services) -> None:
             await asyncio.sleep(WEIGHTS_RETRY_S)
     for name in registry.ATTRIBUTES:
         try:
-            await anyio.to_thread.run_sync(services.recognizer.attribute, name)
+            await in_daemon_thread(partial(services.recognizer.attribute, name))
         except RecognitionError as error:
             log.warning("attribute %s cannot be loaded: %s", name, error)
 

@@ -52,7 +52,7 @@ def clean_name(name: str, kind: str) -> str:
 
 
 def get(connection: ReadConnection | WriteConnection, name: str) -> Gallery:
-    row = connection.execute(_columns().where(t.gallery.c.name == _nfc(name))).one_or_none()
+    row = connection.execute(_columns().where(t.gallery.c.name == _stored(name))).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
     return Gallery(*row)
@@ -138,12 +138,16 @@ def _columns() -> Select[*tuple[Any, ...]]:
 
 
 def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:
-    statement = _columns().where(t.gallery.c.name == _nfc(name)).with_for_update(read=share)
+    statement = _columns().where(t.gallery.c.name == _stored(name)).with_for_update(read=share)
     row = connection.execute(statement).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
     return Gallery(*row)
 
 
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
+def _stored(name: str) -> str:
+    """How a gallery of that name is stored; raises NotFound for names that no gallery can have."""
+    try:
+        return clean_name(name, "a gallery")
+    except InvalidName as error:
+        raise NotFound("gallery", name) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Depends, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
+from indexer.errors import DatabaseUnavailable
 from indexer.store import galleries, jobs
 from indexer.store.jobs import Job
 from service import vision
@@ -112,7 +114,8 @@ async def _events(owned: Services, job: Job) -> AsyncIterator[ServerSentEvent]:
             if job.finished:
                 return
             await asyncio.sleep(POLL_S)
-            job = await owned.threads.run(lambda: _read(owned, job.id))  # noqa: B023 - awaited here
+            with suppress(DatabaseUnavailable, Overloaded):  # the next look may succeed
+                job = await owned.threads.run(lambda: _read(owned, job.id))  # noqa: B023 - awaited here
     finally:
         owned.streams.discard(stream)
 

@@ -159,6 +159,28 @@ def test_two_processes_behind_one_port(home: Path, tmp_path: Path) -> None:
         assert process.wait(40) == 0, log.read_text()
 
 
+def test_a_killed_database_comes_back(
+    client: httpx.Client, home: Path, photos: dict[str, bytes], gallery: str
+) -> None:
+    version = enrol(client, gallery, "Ada", photos["obama"]).json()["version"]
+    (pid_file,) = home.rglob("postmaster.pid")
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    deadline, answers = time.monotonic() + 60, []
+    while time.monotonic() < deadline:
+        response = find(client, gallery, photos["obama2"], min_version=version)
+        answers.append(response.status_code)
+        if response.status_code == 200:
+            break
+        problem(response, 503, "database-unavailable")
+        time.sleep(0.5)
+    assert answers[-1] == 200, answers
+    assert response.json()["results"][0]["matches"][0]["identity"] == "Ada"
+    later = enrol(client, gallery, "Joe", photos["biden"])
+    assert later.status_code == 201
+    found = find(client, gallery, photos["biden"], min_version=later.json()["version"]).json()
+    assert found["results"][0]["matches"][0]["identity"] == "Joe"
+
+
 def test_bugs_are_told_without_details() -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")

@@ -227,6 +227,32 @@ def test_rename_metadata_merge(
     problem(client.patch(f"{path}/Nobody", json={"name": "x"}), 404, "not-found")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    ['{"a": "\\u0000"}', '{"\\u0000": 1}', '{"a": [{"b": 1e999}]}', '{"a": NaN}', "[]", "3"],
+)
+def test_metadata_that_cannot_be_stored(
+    client: httpx.Client, photos: dict[str, bytes], gallery: str, metadata: str
+) -> None:
+    enrol(client, gallery, "Ada", photos["obama"])
+    path = f"/galleries/{quoted(gallery)}/identities/Ada"
+    refused = client.patch(path, data={"metadata": metadata})
+    problem(refused, 422, "invalid-request")
+    problem(find(client, gallery, photos["obama"], filter=f'{{"metadata": {metadata}}}'),
+            422, "invalid-request")  # fmt: skip
+    large = {"metadata": {"a": "x" * 70_000}}
+    problem(client.patch(path, json=large), 422, "invalid-request")
+
+
+def test_impossible_names_are_not_found(client: httpx.Client, photos: dict[str, bytes]) -> None:
+    problem(client.get("/galleries/a%00b"), 404, "not-found")
+    problem(client.delete("/galleries/a%00b"), 404, "not-found")
+    problem(find(client, "a\x00b", photos["obama"]), 404, "not-found")
+    problem(client.get("/galleries/default/identities/a%00b"), 422, "invalid-name")
+    response = find(client, "default", photos["obama"], filter='{"identities": ["a\\u0000"]}')
+    assert response.status_code in (200, 422)
+
+
 @pytest.fixture
 def crowd(client: httpx.Client, photos: dict[str, bytes], gallery: str) -> str:
     enrol(client, gallery, "Barack Obama", photos["obama"], photos["obama3"])
