@@ -12,9 +12,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientGone, Overloaded
 from service.inference import InferencePool, while_connected
+from service.middleware import BodyBounds, BodyLimits
+from service.problems import response_for
 from tests.service.conftest import Server, Start, problem
 
 
@@ -91,6 +95,8 @@ def test_clients_that_go_away_leave_the_queue(narrow: Server, portraits: dict[st
     while gauge(narrow, "facesearch_inference_running") and time.monotonic() < deadline:
         time.sleep(0.02)
     assert gauge(narrow, "facesearch_inference_running") == 0
+    text = httpx.get(narrow.url + "/metrics", trust_env=False).text
+    assert 'facesearch_http_requests_total{method="POST",route="/represent",status="499"}' in text
 
 
 def test_large_bodies(narrow: Server) -> None:
@@ -132,6 +138,27 @@ def test_slow_bodies(narrow: Server) -> None:
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"/problems/body-too-slow" in answer
+
+
+def test_bodies_together_are_bounded() -> None:
+    async def swallow(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            while (await receive()).get("more_body"):
+                pass
+            await asyncio.sleep(0.1)
+            await PlainTextResponse("ok")(scope, receive, send)
+        except Overloaded as error:
+            await response_for(error, scope)(scope, receive, send)
+
+    async def scenario() -> list[int]:
+        app = BodyLimits(swallow, BodyBounds(each=1000, together=1500, seconds=5))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            both = await asyncio.gather(*(client.post("/", content=bytes(900)) for _ in range(2)))
+            after = await client.post("/", content=bytes(900))
+        return [*sorted(response.status_code for response in both), after.status_code]
+
+    assert asyncio.run(scenario()) == [200, 503, 200]
 
 
 def test_the_pool_is_bounded() -> None:
