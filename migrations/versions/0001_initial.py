@@ -197,7 +197,16 @@ def downgrade() -> None:
     for function in ("drop_partition(integer)", "index_partition(integer, integer)"):
         op.execute(f"DROP FUNCTION facesearch_{function}")
     op.execute("DROP FUNCTION facesearch_add_partition(integer, integer)")
-    for table in ("job", "change_log", "embedding", "face", "extraction", "original", "image", "identity"):
+    for table in (
+        "job",
+        "change_log",
+        "embedding",
+        "face",
+        "extraction",
+        "original",
+        "image",
+        "identity",
+    ):
         op.execute(f"DROP TABLE {table} CASCADE")
     for table in ("gallery", "space", "meta"):
         op.execute(f"DROP TABLE {table} CASCADE")
