@@ -26,8 +26,11 @@ DLIB_CHIP: Floats = np.array(
 
 
 def dlib_chip(side: float, padding: float) -> Floats:
-    """(5, 2) places of dlib's five points on a square chip, with `padding` shares of the face on every side."""
-    return (padding + DLIB_CHIP) / (2 * padding + 1) * side
+    """(5, 2) pixels of dlib's five points on a square chip, with `padding` shares of the face on every side.
+
+    Half a pixel less than in dlib's template, as its chips show what lies half a pixel further on.
+    """
+    return (padding + DLIB_CHIP) / (2 * padding + 1) * side - 0.5
 
 
 def similarity(source: Floats, target: Floats) -> Floats:

@@ -1,19 +1,23 @@
-"""dlib's five-point predictor: corners of the eyes and base of the nose, for detectors that give a box only.
+"""dlib's five-point predictor: corners of the eyes and base of the nose.
 
+It was trained on the squares that dlib's HOG detector draws, and is misled by the boxes of other detectors. So every
+face is first brought upright into such a square, by its landmarks if there are any.
 V. Kazemi and J. Sullivan, One millisecond face alignment with an ensemble of regression trees (2014); dlib's own code.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recognition import alignment
+from recognition.alignment import DLIB_CHIP, Floats
 from recognition.errors import BadWeights
 from recognition.spec import Resources
-from recognition.types import Box, Points, Rgb
+from recognition.types import Box, Detection, Points, Rgb
 from recognition.weights import Weights
 
 WEIGHTS = Weights(
@@ -25,6 +29,28 @@ WEIGHTS = Weights(
     member="models/shape_predictor_5_face_landmarks.dat",
     sdist=True,
 )
+
+
+SQUARE_CENTRE: Floats = np.array([0.447, 0.477])
+SQUARE_SIDE = 1.365
+"""The square that dlib's HOG detector draws, in the unit square of dlib's mean face: medians over LFW photographs."""
+
+LANDMARKS: Floats = np.array(
+    [(0.22, 0.212), (0.767, 0.214), (0.493, 0.53), (0.258, 0.795), (0.724, 0.791)]
+)
+"""Where the five landmarks of MTCNN and BlazeFace lie in that unit square: medians over the same photographs."""
+
+BOX_SHARES = (1.0, 0.75, 0.55)
+"""Sides of the face, as shares of its box's, to start from where there is a box only: that of `skip` may hold more
+than a face."""
+STABLE = 0.01
+"""Points that move by less of the face's side in a further look are right."""
+
+PATCH = 200
+"""Side in pixels of the upright picture of the face that the predictor looks at; its square stands in the middle."""
+_SCALE = PATCH / (1.6 * SQUARE_SIDE)
+_TO_PATCH: Floats = np.column_stack([np.eye(2) * _SCALE, PATCH / 2 - SQUARE_CENTRE * _SCALE])
+_SQUARE = Box(*[(PATCH - SQUARE_SIDE * _SCALE) / 2] * 2, *[SQUARE_SIDE * _SCALE] * 2)
 
 
 class LandmarkPredictor:
@@ -42,19 +68,70 @@ class LandmarkPredictor:
         """Loads dlib and the weights; raises WeightsMissing or BadWeights."""
         return cls(importlib.import_module("dlib"), str(resources.weights.path(WEIGHTS)))
 
-    def points(self, image: Rgb, box: Box) -> NDArray[np.float64]:
+    def points(self, image: Rgb, box: Box) -> Floats:
         """(5, 2) x, y: outer and inner corner of the left eye, of the right eye, base of the nose.
 
-        `box` is one of dlib's HOG detector, or placed like one.
+        dlib's own answer: `box` is one of its HOG detector, or placed like one.
         """
         sides = (box.x, box.y, box.x + box.w - 1, box.y + box.h - 1)
         rectangle = self._dlib.rectangle(*(round(side) for side in sides))
         shape = self._predictor(image, rectangle)
         return np.array([(p.x, p.y) for p in shape.parts()], dtype=np.float64)
 
+    def find(self, image: Rgb, face: Detection) -> Floats:
+        """The same five points for a face of any detector, at most some degrees tilted if it has no landmarks."""
+        frame = _frame_of_landmarks(face.landmarks)
+        if frame is not None:
+            return self._look(image, frame)
+        tried = []
+        for share in BOX_SHARES:
+            points, drift = self._settle(image, _frame_of_box(face.box, share))
+            if drift < STABLE:
+                return points
+            tried.append((drift, points))
+        return min(tried, key=lambda found: found[0])[1]
+
     def eyes_and_nose(self, image: Rgb, box: Box) -> Points:
-        """Centres of the eyes and base of the nose; the rows of the mouth's corners are NaN."""
-        left_outer, left_inner, right_outer, right_inner, nose = self.points(image, box)
-        unknown = (np.nan, np.nan)
+        """Centres of the eyes and tip of the nose; the rows of the mouth's corners are NaN.
+
+        The tip is put where it is, on average, on the line from between the eyes to the base.
+        """
+        left_outer, left_inner, right_outer, right_inner, base = self.find(image, Detection(box, 0))
         eyes = (right_outer + right_inner) / 2, (left_outer + left_inner) / 2
-        return np.array([*eyes, nose, unknown, unknown], dtype=np.float32)
+        between = (eyes[0] + eyes[1]) / 2
+        unknown = (np.nan, np.nan)
+        tip = between + _NOSE_TIP * (base - between)
+        return np.array([*eyes, tip, unknown, unknown], dtype=np.float32)
+
+    def _settle(self, image: Rgb, frame: Floats) -> tuple[Floats, float]:
+        """The points of the third look, and how far they are from the second one's, in sides of the face."""
+        points = self._look(image, frame)
+        for _ in range(2):
+            before, frame = points, alignment.similarity(points, DLIB_CHIP)
+            points = self._look(image, frame)
+        return points, float(np.abs(points - before).max()) * alignment.scale_of(frame)
+
+    def _look(self, image: Rgb, frame: Floats) -> Floats:
+        """The points, if `frame` takes the face about to its place in the unit square."""
+        to_patch = alignment.compose(_TO_PATCH, frame)
+        found = self.points(alignment.warp(image, to_patch, PATCH), _SQUARE)
+        return alignment.apply(alignment.invert(to_patch), found)
+
+
+_EYES_Y = float(LANDMARKS[:2, 1].mean())
+_NOSE_TIP = float((LANDMARKS[2, 1] - _EYES_Y) / (DLIB_CHIP[4, 1] - _EYES_Y))
+
+
+def _frame_of_landmarks(landmarks: Points | None) -> Floats | None:
+    """(2, 3) from the image to the unit square; None without both eyes, or if they are one point."""
+    if landmarks is None or not np.isfinite(landmarks[:2]).all():
+        return None
+    known = np.isfinite(landmarks).all(axis=1)
+    points = landmarks[known].astype(np.float64)
+    return alignment.similarity(points, LANDMARKS[known]) if np.ptp(points) > 0 else None
+
+
+def _frame_of_box(box: Box, share: float) -> Floats:
+    """(2, 3) from the image to the unit square, for a face of that share of the box, in its middle."""
+    scale = SQUARE_SIDE / (share * max(1.0, math.sqrt(box.area)))
+    return np.column_stack([np.eye(2) * scale, SQUARE_CENTRE - scale * np.array(box.centre)])

