@@ -1,6 +1,6 @@
 """Verification accuracy of a model with each detector on labelled pairs, as `/verify` answers them.
 
-    python -m benchmarks.accuracy PAIRS.csv FOLDER [--detectors mediapipe,mtcnn] [--json FILE]
+    python -m benchmarks.accuracy PAIRS.csv FOLDER [--detectors mediapipe,mtcnn] [--align none] [--json FILE]
 
 PAIRS.csv has the columns file_a, file_b, same (0 or 1) and optionally fold; or file_x, file_y, Decision
 (Yes or No). A pair whose faces are not found counts as answered no.
@@ -59,6 +59,7 @@ class Result:
     best_threshold: float
     best: float
     held_out: float
+    slope: float
     ms_per_image: float
 
 
@@ -112,6 +113,13 @@ def best_threshold(values: Floats, same: Flags) -> float:
     return float((ordered[chosen] + min(after, ordered[chosen] * 1.05)) / 2)
 
 
+def fitted_slope(values: Floats, same: Flags, threshold: float) -> float:
+    """Of the logistic through 1/2 at the threshold, by maximum likelihood over a grid."""
+    side = np.where(same, 1.0, -1.0) * (np.minimum(values, 2 * threshold) - threshold)
+    slopes = np.geomspace(1, 1000, 400)
+    return float(min(slopes, key=lambda slope: float(np.logaddexp(0, slope * side).sum())))
+
+
 def share_right(values: Floats, same: Flags, threshold: float) -> float:
     return float(((values <= threshold) == same).mean())
 
@@ -146,7 +154,7 @@ def measure(
     results = []
     for metric in METRICS:
         values = pair_distances(rows, pairs, metric)
-        own = registry.model(recipe.model).threshold(recipe.detector, metric).value
+        own = registry.model(recipe.model).threshold(recipe.detector, metric, recipe.align).value
         best = best_threshold(values, same)
         results.append(
             Result(
@@ -159,6 +167,7 @@ def measure(
                 best_threshold=best,
                 best=share_right(values, same, best),
                 held_out=held_out(values, same, folds),
+                slope=fitted_slope(values, same, best),
                 ms_per_image=milliseconds,
             )
         )
@@ -168,13 +177,13 @@ def measure(
 def show(results: Sequence[Result]) -> str:
     lines = [
         "| detector | metric | faces found | own threshold | accuracy | wrong | best threshold "
-        "| accuracy | held-out folds | ms/image |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| accuracy | held-out folds | slope | ms/image |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r.detector} | {r.metric} | {r.found:.2%} | {r.own_threshold:.4g} | {r.own:.4f} "
         f"| {r.wrong} | {r.best_threshold:.4g} | {r.best:.4f} | {r.held_out:.4f} "
-        f"| {r.ms_per_image:.1f} |"
+        f"| {r.slope:.1f} | {r.ms_per_image:.1f} |"
         for r in results
     ]
     return "\n".join(lines)
@@ -186,6 +195,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="Dlib")
     parser.add_argument("--detectors", default=",".join(registry.DETECTORS))
+    parser.add_argument("--align", choices=("native", "none"), default="native")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     pairs = read_pairs(given.pairs)
@@ -193,7 +203,8 @@ def main() -> None:
     recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
     results: list[Result] = []
     for detector in given.detectors.split(","):
-        results += measure(recognizer, Recipe(given.model, detector), given.folder, pairs)
+        recipe = Recipe(given.model, detector, given.align)
+        results += measure(recognizer, recipe, given.folder, pairs)
     print(f"{len(pairs)} pairs; {os.cpu_count()} cores, {platform.machine()}, one thread an image")
     print(show(results))
     if given.json:

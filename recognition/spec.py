@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from recognition.runtime import Runtime
-from recognition.types import Attribute, Detector, Embedder, Metric
+from recognition.types import Align, Attribute, Detector, Embedder, Metric
 from recognition.weights import Weights, WeightsCache
 
 
@@ -50,7 +50,8 @@ class DetectorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """`thresholds` is keyed by detector name; the key "" holds the values for any other detector."""
+    """`thresholds` is keyed by detector, or by detector/alignment where it is not the native one; "" and "/none" hold
+    the values for detectors that have none of their own."""
 
     name: str
     summary: str
@@ -65,8 +66,11 @@ class ModelSpec:
     """Whether the embedding is the mean of the face's and of its mirror image's."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=lambda: MappingProxyType({}))
 
-    def threshold(self, detector: str, metric: Metric) -> Threshold:
-        return self.thresholds.get(detector, self.thresholds[""])[metric]
+    def threshold(self, detector: str, metric: Metric, align: Align = "native") -> Threshold:
+        for key in (f"{detector}/{align}", f"/{align}", detector):
+            if key in self.thresholds:
+                return self.thresholds[key][metric]
+        return self.thresholds[""][metric]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

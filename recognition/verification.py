@@ -34,7 +34,7 @@ def compare(
     between = distances(a, b, metric)
     first, second = np.unravel_index(int(between.argmin()), between.shape)
     distance = round(float(between[first, second]), 6)
-    own = registry.model(recipe.model).threshold(recipe.detector, metric)
+    own = registry.model(recipe.model).threshold(recipe.detector, metric, recipe.align)
     limit = own.value if threshold is None else threshold
     return Verdict(
         verified=distance <= limit,

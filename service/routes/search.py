@@ -106,7 +106,9 @@ def _embeddings(given: list[list[float]], dimension: int) -> Embeddings:
 
 
 def _query(asked: FindRequest, recipe: Recipe) -> Query:
-    own = registry.model(recipe.model).threshold(recipe.detector, asked.distance_metric)
+    own = registry.model(recipe.model).threshold(
+        recipe.detector, asked.distance_metric, recipe.align
+    )
     chosen = asked.filter
     names = chosen.identities if chosen else None
     return Query(
@@ -131,7 +133,9 @@ async def _search(owned: Services, target: Target, probes: Embeddings, query: Qu
 def _with_matches(
     results: list[FaceMatches], found: Found, asked: FindRequest, recipe: Recipe
 ) -> list[FaceMatches]:
-    own = registry.model(recipe.model).threshold(recipe.detector, asked.distance_metric)
+    own = registry.model(recipe.model).threshold(
+        recipe.detector, asked.distance_metric, recipe.align
+    )
     applied = own.value if asked.threshold is None else asked.threshold
     for result, matches in zip(results, found.matches, strict=True):
         result.matches = [match(m, asked.distance_metric, own, applied) for m in matches]
