@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -86,8 +87,8 @@ def scan(root: Path, suffixes: frozenset[str]) -> Tree:
         except OSError as error:
             skipped.append(Skipped(_printable(locator), f"cannot be read: {error.strerror}"))
             continue
-        if file is None:
-            skipped.append(Skipped(_printable(locator), "its name is not valid Unicode"))
+        if isinstance(file, str):
+            skipped.append(Skipped(_printable(locator), file))
         else:
             files.append(file)
     return Tree(resolved, tuple(files), tuple(skipped))
@@ -148,14 +149,16 @@ def _walk(root: Path, skipped: list[Skipped]) -> Iterator[tuple[os.DirEntry[str]
                 yield entry, locator
 
 
-def _file(entry: os.DirEntry[str], locator: str) -> TreeFile | None:
+def _file(entry: os.DirEntry[str], locator: str) -> TreeFile | str:
+    """The file, or why it cannot be taken: reading a pipe or a device might never end."""
     status = entry.stat(follow_symlinks=True)
-    folder = folder_of(locator)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
     try:
         locator.encode("utf-8")
     except UnicodeEncodeError:
-        return None
-    return TreeFile(locator, folder, status.st_size, status.st_mtime_ns)
+        return "its name is not valid Unicode"
+    return TreeFile(locator, folder_of(locator), status.st_size, status.st_mtime_ns)
 
 
 def _owners(known: Iterable[Known]) -> dict[str, str]:

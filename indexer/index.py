@@ -49,6 +49,8 @@ class Item:
     known: Known | None
     sha256: bytes
     extracted: Extracted | None
+    problem: str | None = None
+    """Why a known file could not be read this time; what is stored of it stays."""
 
 
 Work = Callable[[Job], Item]
@@ -76,6 +78,7 @@ class Indexer:
         self._database = database
         self._extractor = Extractor(recognizer, settings)
         self._threads = settings.threads
+        self._max_bytes = settings.max_image_bytes
         self._gallery = gallery
 
     def diff(self, root: Path) -> Diff:
@@ -140,12 +143,17 @@ class Indexer:
 
     def _extract(self, job: Job) -> Item:
         root, file, known, targets = job
+        if file.size > self._max_bytes:
+            reason = f"it has {file.size} bytes; at most {self._max_bytes} are taken"
+            return Item(file, known, bytes(32), _unreadable(file, reason))
         try:
             data = (root / file.locator).read_bytes()
         except OSError as error:
             reason = f"cannot be read: {error.strerror}"
-            empty = Extracted(bytes(32), file.size, "unreadable", reason, None, None, {})
-            return Item(replace(file, mtime_ns=RETRY_STAMP), known, bytes(32), empty)
+            if known is not None:
+                return Item(file, known, known.sha256, None, problem=reason)
+            again = replace(file, mtime_ns=RETRY_STAMP)
+            return Item(again, None, bytes(32), _unreadable(file, reason))
         sha256 = hashlib.sha256(data).digest()
         file = replace(file, size=len(data))
         if known is not None and known.sha256 == sha256:
@@ -199,6 +207,10 @@ class Indexer:
             run.step(len(batch))
 
 
+def _unreadable(file: TreeFile, reason: str) -> Extracted:
+    return Extracted(bytes(32), file.size, "unreadable", reason, None, None, {})
+
+
 def build_ann_index(database: Database, space: Space) -> None:
     """The partition's HNSW index, once there are so many faces that it pays."""
     with database.write() as connection:
@@ -247,6 +259,8 @@ def _store_one(
 ) -> tuple[str, str | None, int | None]:
     """Write the image's row; returns the outcome, a reason to report, and the id if it has faces."""
     file, known, found = item.file, item.known, item.extracted
+    if item.problem is not None:
+        return "unreadable", item.problem, None
     if found is None and known is not None:
         images.update_image(connection, known.id, {"size": file.size, "mtime_ns": file.mtime_ns})
         return "unchanged", None, None

@@ -49,6 +49,14 @@ def test_a_name_that_is_not_unicode_is_reported(tmp_path: Path) -> None:
     assert tree.skipped[0].locator == "Ann/\\xff.jpg"
 
 
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, "Ann/1.jpg")
+    os.mkfifo(tmp_path / "Ann" / "pipe.jpg")
+    tree = scan(tmp_path, SUFFIXES)
+    assert [f.locator for f in tree.files] == ["Ann/1.jpg"]
+    assert [s.reason for s in tree.skipped] == ["it is not a regular file"]
+
+
 def test_symlink_loops_end_and_each_folder_counts_once(tmp_path: Path) -> None:
     touch(tmp_path, "Ann/1.jpg", "Bob/deep/2.jpg")
     (tmp_path / "Ann" / "up").symlink_to(tmp_path)

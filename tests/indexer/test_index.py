@@ -188,6 +188,32 @@ def test_bad_files_are_recorded_with_reasons(
     assert len(_face_ids(run)) == 3
 
 
+def test_a_known_file_that_cannot_be_read_keeps_its_face(run: Runner, tree: Path) -> None:
+    """As when a network mount fails for a moment; here a link to what not even root can read."""
+    run(tree)
+    faces = _face_ids(run)
+    data = (tree / "Joe.jpg").read_bytes()
+    (tree / "Joe.jpg").unlink()
+    (tree / "Joe.jpg").symlink_to("/proc/self/mem")
+    counts = run(tree)
+    assert counts == {"unchanged": 2, "unreadable": 1}
+    assert "cannot be read" in run.errors[0]["reason"]
+    assert _face_ids(run) == faces
+    (tree / "Joe.jpg").unlink()
+    (tree / "Joe.jpg").write_bytes(data)
+    assert run(tree) == {"unchanged": 3}
+
+
+def test_a_huge_file_is_not_read(
+    database: Database, recognizer: Recognizer, settings: Settings, gallery: str, tree: Path
+) -> None:
+    with (tree / "Joe.jpg").open("r+b") as file:
+        file.truncate(10**11)
+    run = Runner(database, recognizer, settings, gallery)
+    assert run(tree) == {"added": 2, "unreadable": 1}
+    assert "100000000000 bytes" in run.errors[0]["reason"]
+
+
 def test_a_dry_run_changes_nothing(run: Runner, tree: Path) -> None:
     assert run.indexer.diff(tree).counts()["new"] == 3
     run(tree)
