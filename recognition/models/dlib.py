@@ -44,8 +44,7 @@ class Dlib:
         if align == "none":
             return alignment.warp(image, _square(face.box), SIDE)
         points = self._predictor.find(image, face)
-        target = alignment.dlib_chip(SIDE, PADDING)
-        return alignment.warp(image, alignment.similarity(points, target), SIDE)
+        return alignment.warp(image, to_chip(points), SIDE)
 
     def embed(self, crops: Sequence[Rgb]) -> Embeddings:
         """(n, 128) float32, not normalised."""
@@ -53,6 +52,14 @@ class Dlib:
         for start in range(0, len(crops), BATCH):
             rows += self._network(np.stack(crops[start : start + BATCH]))
         return np.concatenate(rows)
+
+
+def to_chip(points: alignment.Floats) -> alignment.Floats:
+    """(2, 3) from the image to dlib's chip. As in training, the template is fitted to the points, not they to it:
+    with least squares that is not the same where a face is turned away.
+    """
+    template = alignment.dlib_chip(SIDE, PADDING)
+    return alignment.invert(alignment.similarity(template, points))
 
 
 def _square(box: Box) -> alignment.Floats:
