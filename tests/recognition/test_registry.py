@@ -37,10 +37,13 @@ def test_specs_are_complete() -> None:
             assert len(weights.sha256) == 64
             assert "==" in weights.package
     for model in registry.MODELS.values():
-        for thresholds in model.thresholds.values():
+        assert {"", "/none"} <= set(model.thresholds)
+        for name, thresholds in model.thresholds.items():
+            assert name.partition("/")[0] in ("", *registry.DETECTORS)
             assert set(thresholds) == set(METRICS)
             for threshold in thresholds.values():
                 assert threshold.accuracy > 0.9
+                assert threshold.slope > 0
                 assert threshold.data
                 assert threshold.value > 0
 
