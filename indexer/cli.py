@@ -38,13 +38,15 @@ def reported(command: F) -> F:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passes on what click gives
-        from indexer.errors import Cancelled, IndexerError
+        from indexer.errors import IndexerError
         from recognition.errors import RecognitionError
 
         try:
             command(*args, **kwargs)
-        except Cancelled as error:
-            raise Failed(str(error)) from error
+        except KeyboardInterrupt:
+            raise Failed(
+                "interrupted; what was finished is kept, run it again to carry on"
+            ) from None
         except (IndexerError, RecognitionError) as error:
             raise Failed(str(error)) from error
 

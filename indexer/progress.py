@@ -49,10 +49,13 @@ class Lines:
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
+        self._phase = ""
 
     def show(self, phase: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if now - self._last < LINE_S and done != total:
+        if phase != self._phase:
+            self._phase, self._started = phase, now
+        elif now - self._last < LINE_S and done != total:
             return
         self._last = now
         rate = done / max(now - self._started, 1e-9)
@@ -76,10 +79,13 @@ class Bar:
             console=Console(stderr=True),
         )
         self._task: TaskID | None = None
+        self._phase = ""
         self._started = time.monotonic()
         self._progress.start()
 
     def show(self, phase: str, done: int, total: int | None) -> None:
+        if phase != self._phase:
+            self._phase, self._started = phase, time.monotonic()
         rate = f"{done / max(time.monotonic() - self._started, 1e-9):.1f}/s"
         if self._task is None:
             self._task = self._progress.add_task(phase, total=total, rate=rate)
@@ -112,6 +118,7 @@ class Run:
 
     def phase(self, name: str, total: int | None) -> None:
         self._phase, self._done, self._total = name, 0, total
+        self._display.show(name, 0, total)
         self._report()
 
     def step(self, done: int = 1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,27 @@ def test_reindex(run: Command, tree: Path) -> None:
     assert done["counts"] == {"embedded": 2, "dropped": 2}  # type: ignore[index]
     rows = {g["gallery"]: g["space"] for g in run.json("galleries", "list")}  # type: ignore[union-attr]
     assert rows[run.gallery] == "Dlib + mtcnn (align native, base)"
+
+
+def test_an_interrupted_run_says_so_and_carries_on(
+    run: Command, tmp_path: Path, photos: dict[str, bytes]
+) -> None:
+    tree = write_tree(
+        tmp_path / "many", {f"P{n}/1.jpg": photos["biden"] + bytes([n]) for n in range(200)}
+    )
+    command = [sys.executable, "-m", "indexer.cli", "index", str(tree), "--gallery", run.gallery]
+    process = subprocess.Popen(command, env=run.environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "indexing" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 1
+    assert "run it again to carry on" in rest
+    assert "Traceback" not in rest
+    counts = run.json("index", str(tree), "--gallery", run.gallery)["counts"]  # type: ignore[index]
+    assert counts["unchanged"] >= 32
+    assert counts["unchanged"] + counts["added"] == 200
 
 
 def test_images_on_the_command_line(run: Command, tree: Path) -> None:
