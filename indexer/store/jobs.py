@@ -152,6 +152,7 @@ def requeue(connection: WriteConnection, job_id: uuid.UUID) -> None:
 
 def cancel(connection: WriteConnection, job_id: uuid.UUID) -> Job:
     """Ask a running job to stop; a queued one is cancelled at once."""
+    connection.execute(select(t.job.c.id).where(t.job.c.id == job_id).with_for_update())
     job = get(connection, job_id)
     if job.state == "queued":
         finish(connection, job_id, "cancelled")
