@@ -105,7 +105,8 @@ class _Writer:
             raise BadWeights("a variance in the Keras file is negative")
         with np.errstate(over="ignore", invalid="ignore"):
             factor = gamma / np.sqrt(variance + np.float32(EPSILON))
-            folded, bias = kernel * factor, beta - mean * factor
+            folded = np.asarray(kernel * factor, np.float32)
+            bias = np.asarray(beta - mean * factor, np.float32)
         if not (np.isfinite(folded).all() and np.isfinite(bias).all()):
             raise BadWeights("the weights in the Keras file are too large")
         return self._conv(source, folded, bias, attributes)
