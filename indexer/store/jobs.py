@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -184,10 +183,3 @@ def _columns() -> Select[Any]:
 
 def _job(row: Row[*tuple[Any, ...]]) -> Job:
     return Job(*row)
-
-
-def active(connection: ReadConnection, gallery: str) -> Sequence[uuid.UUID]:
-    """Jobs of the gallery that are not finished."""
-    return connection.scalars(
-        select(t.job.c.id).where(t.job.c.gallery == gallery, t.job.c.state.not_in(FINISHED))
-    ).all()

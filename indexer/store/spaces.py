@@ -42,10 +42,6 @@ def find(connection: ReadConnection | WriteConnection, recipe: Recipe) -> Space 
     return _space(row) if row else None
 
 
-def all_spaces(connection: ReadConnection) -> list[Space]:
-    return [_space(row) for row in connection.execute(select(t.space).order_by(t.space.c.id))]
-
-
 def ensure(connection: WriteConnection, recipe: Recipe) -> Space:
     """The recipe's space; made, with its partition, when it is new."""
     dimension = model(recipe.model).dimension

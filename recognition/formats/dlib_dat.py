@@ -8,16 +8,16 @@ dnn/layers.h and cuda/tensor.h by Davis King (Boost licence), read for the facts
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
+from recognition.formats.onnx_nodes import Nodes
 
 OPSET = 17
 IR_VERSION = 8
@@ -275,12 +275,8 @@ def convert(data: bytes) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _Graph:
+class _Graph(Nodes):
     """Maps come first, as ONNX Runtime wants them; a sum comes right after a convolution, into which it is fused."""
-
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
 
     def model(self, network: Network) -> onnx.ModelProto:
         flow = self._node("Transpose", "faces", options={"perm": [0, 3, 1, 2]})
@@ -326,18 +322,6 @@ class _Graph:
         graph = helper.make_graph(self._nodes, "dlib", [faces], [out], self._constants)
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
-
-    def _constant(self, values: NDArray[Any]) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def _node(
-        self, kind: str, *inputs: str, output: str = "", options: Mapping[str, Any] | None = None
-    ) -> str:
-        output = output or f"v{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [output], **(options or {})))
-        return output
 
 
 def _normalised(network: Network) -> Conv:

@@ -16,9 +16,10 @@ import lz4.frame
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
+from recognition.formats.onnx_nodes import Nodes
 
 OPSET = 17
 IR_VERSION = 8
@@ -270,14 +271,13 @@ def convert(data: bytes, architecture: Architecture) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _Graph:
+class _Graph(Nodes):
     """Takes the arrays in the order of the layers, which is that of the dump."""
 
     def __init__(self, architecture: Architecture, arrays: Sequence[Array]) -> None:
         self._architecture = architecture
         self._arrays = list(reversed(arrays))
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
+        super().__init__()
 
     def model(self) -> onnx.ModelProto:
         found = self._heads(self._body())
@@ -364,18 +364,6 @@ class _Graph:
         if not self._arrays or self._arrays[-1].ndim != rank:
             raise ValueError(f"an array with {rank} axes is missing")
         return self._arrays.pop()
-
-    def _constant(self, values: NDArray[Any]) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def _node(
-        self, kind: str, *inputs: str, output: str = "", options: Mapping[str, Any] | None = None
-    ) -> str:
-        output = output or f"v{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [output], **(options or {})))
-        return output
 
 
 def _normalised(kernel: Array, bias: Array) -> tuple[Array, Array]:
