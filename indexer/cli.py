@@ -329,6 +329,37 @@ def identities_delete(name: str, gallery: str, as_json: bool) -> None:
 
 
 @main.group()
+def spaces() -> None:
+    """What makes embeddings comparable, and how each space is searched."""
+
+
+@spaces.command("list")
+@as_json
+@reported
+def spaces_list(as_json: bool) -> None:
+    """All spaces with their size and engine."""
+    from indexer import commands
+
+    rows = commands.list_spaces(commands.Tools.open())
+    show(rows, as_json, rows)
+
+
+@spaces.command("engine")
+@click.argument("space", type=int)
+@click.argument("engine", type=click.Choice(["auto", "flat", "compressed", "database"]))
+@as_json
+@reported
+def spaces_engine(space: int, engine: str, as_json: bool) -> None:
+    """How SPACE is searched: by its size (auto), face by face, by codes, or never in memory.
+
+    Running services change over in the background, without a pause.
+    """
+    from indexer import commands
+
+    show(commands.set_engine(commands.Tools.open(), space, engine), as_json)
+
+
+@main.group()
 def db() -> None:
     """The database: the embedded one, unless FACESEARCH_DATABASE_URL names another."""
 

@@ -343,6 +343,31 @@ def delete_identity(tools: Tools, gallery: str, name: str) -> dict[str, Any]:
     return {"identity": name, "version": people.erase_identity(tools.database, gallery, name)}
 
 
+def list_spaces(tools: Tools) -> list[dict[str, Any]]:
+    with tools.database.read() as connection:
+        return [
+            {
+                "space": found.id,
+                "recipe": str(found.recipe),
+                "dimension": found.dimension,
+                "faces": spaces.count(connection, found.id),
+                "version": found.version,
+                "engine": found.engine,
+            }
+            for found in spaces.all_spaces(connection)
+        ]
+
+
+def set_engine(tools: Tools, space_id: int, engine: str) -> dict[str, Any]:
+    """Raises NotFound, UnknownName."""
+    for known in spaces.ENGINES:
+        if known == engine:
+            with tools.database.write() as connection:
+                spaces.set_engine(connection, space_id, known)
+            return {"space": space_id, "engine": engine}
+    raise UnknownName("engine", engine, spaces.ENGINES)
+
+
 def db_start() -> dict[str, Any]:
     database = Database.open(Settings())
     if database.embedded is not None:

@@ -27,6 +27,10 @@ class InvalidName(IndexerError):
     """A name of a gallery or an identity cannot be used."""
 
 
+class InvalidFilter(IndexerError):
+    """A condition on metadata cannot be understood; the message says which and why."""
+
+
 class TooManyVanished(IndexerError):
     """So many files are gone that the folder may just not be mounted; nothing was changed."""
 

@@ -19,6 +19,7 @@ from indexer.diff import Diff, guard
 from indexer.diff import diff as compare
 from indexer.enrol import Extracted, Extractor, prepare_gallery, store_faces
 from indexer.errors import Conflict, NotFound
+from indexer.maintain import build_ann_index
 from indexer.progress import Run
 from indexer.settings import Settings
 from indexer.store import galleries, identities, images, spaces
@@ -32,7 +33,6 @@ from recognition.pipeline import Recipe, Recognizer
 
 BATCH = 32
 ROWS_BATCH = 500
-ANN_INDEX_FROM = 20_000
 RETRY_STAMP = -1
 """Stored as the modification time of a file that could not be read, so that it is tried again."""
 
@@ -77,6 +77,7 @@ class Indexer:
     ) -> None:
         self._database = database
         self._extractor = Extractor(recognizer, settings)
+        self._settings = settings
         self._threads = settings.threads
         self._max_bytes = settings.max_image_bytes
         self._gallery = gallery
@@ -114,7 +115,7 @@ class Indexer:
             self._process(diff, root.resolve(), targets, run)
             self._remove(diff, run)
             for space in targets:
-                build_ann_index(self._database, space)
+                build_ann_index(self._database, space, self._settings)
 
     def _move(self, diff: Diff, root: Path, run: Run) -> None:
         for batch in _batches(diff.moves, ROWS_BATCH):
@@ -209,13 +210,6 @@ class Indexer:
 
 def _unreadable(file: TreeFile, reason: str) -> Extracted:
     return Extracted(bytes(32), file.size, "unreadable", reason, None, None, {})
-
-
-def build_ann_index(database: Database, space: Space) -> None:
-    """The partition's HNSW index, once there are so many faces that it pays."""
-    with database.write() as connection:
-        if spaces.count(connection, space.id) >= ANN_INDEX_FROM:
-            spaces.build_index(connection, space)
 
 
 def _check_recipe(gallery: str, space: Space, recipe: Recipe) -> None:

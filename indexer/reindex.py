@@ -13,7 +13,8 @@ from pathlib import Path
 
 from indexer.enrol import Extracted, Extractor, store_faces
 from indexer.errors import CannotReembed
-from indexer.index import BATCH, Changes, Indexer, build_ann_index, exclusive
+from indexer.index import BATCH, Changes, Indexer, exclusive
+from indexer.maintain import build_ann_index
 from indexer.progress import Run
 from indexer.settings import Settings
 from indexer.store import galleries, images, spaces
@@ -36,6 +37,7 @@ class Reindexer:
         self._database = database
         self._extractor = Extractor(recognizer, settings)
         self._indexer = Indexer(database, recognizer, settings, gallery)
+        self._settings = settings
         self._threads = settings.threads
         self._gallery = gallery
 
@@ -83,7 +85,7 @@ class Reindexer:
             while not switched:
                 self._fill(gallery.id, space, run)
                 self._check_loss(gallery.id, space, max_loss)
-                build_ann_index(self._database, space)
+                build_ann_index(self._database, space, self._settings)
                 switched = self._switch(space)
         finally:
             if not switched:

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from indexer.cache import SearchCache, SpaceIndex
+from indexer.assignment import each_once
+from indexer.cache.ask import Answer, Ask, GroupBy, search
+from indexer.cache.combine import Combiner
+from indexer.cache.follower import SearchCache
+from indexer.cache.recall import RecallSampler
+from indexer.cache.rows import Hits, Ids
+from indexer.cache.space import SpaceIndex
+from indexer.cache.view import View
 from indexer.errors import Conflict
-from indexer.store import galleries, identities, spaces
+from indexer.store import galleries, identities, matches, spaces
 from indexer.store import search as store
-from indexer.store.engine import Database, ReadConnection
-from indexer.store.search import Candidate
+from indexer.store.engine import Database
+from indexer.store.matches import Confirmed, FaceDetails
+from indexer.store.search import Scoring
 from indexer.store.spaces import Space
-from recognition.metrics import from_cosine
-from recognition.types import Metric
+from recognition.types import Embeddings, Metric
 
-GroupBy = Literal["person", "face"]
+Decision = Literal["match", "unknown", "ambiguous"]
+
 FRESH_TIMEOUT_S = 0.5
-FIRST_LOOK = 64
+RETRIES = 3
+MOST_TOGETHER = 64
+MANY_PROBES = 8
+KNOWN_TARGETS = 4096
+AMBIGUOUS_SHARE = 0.1
+"""Two people are told apart if their distances differ by at least this share of the threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """`threshold` is the largest distance answered; identities and metadata narrow the gallery."""
+    """`threshold` is the largest distance answered; identities and metadata narrow the gallery.
+
+    `once`: over all probes nobody is found twice.
+    """
 
     gallery: str
     metric: Metric = "cosine"
     k: int = 5
     threshold: float
     group_by: GroupBy = "person"
+    scoring: Scoring = field(default_factory=Scoring)
+    once: bool = False
     identities: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] | None = None
     min_version: int = 0
@@ -51,7 +69,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Which engine answered, from which version, having looked at how many faces."""
+    """Which engine answered, from which version; `exact`: nothing nearer can have been missed."""
 
     name: str
     exact: bool
@@ -61,9 +79,10 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One list of matches per probe, nearest first."""
+    """One list of matches per probe, nearest first, and what to make of it."""
 
     matches: tuple[tuple[Match, ...], ...]
+    decisions: tuple[Decision, ...]
     engine: Engine
 
 
@@ -76,13 +95,27 @@ class Target:
     space: Space
 
 
-Look = Callable[[NDArray[np.float32], int], list[Candidate]]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """Probes of one request, and what it asks of a view."""
+
+    view: View
+    probes: Embeddings
+    ask: Ask
 
 
 class Searcher:
-    def __init__(self, database: Database, cache: SearchCache | None) -> None:
+    """`threads`: for a search with many probes; one probe alone is not faster with more than one."""
+
+    def __init__(
+        self, database: Database, cache: SearchCache | None, *, threads: int = 1, recall: float = 0
+    ) -> None:
         self._database = database
         self._cache = cache
+        self._threads = threads
+        self._targets: dict[str, Target] = {}
+        self._combiner = Combiner[_Look, Answer](self._together, MOST_TOGETHER)
+        self.recall = RecallSampler(recall)
 
     def target(self, gallery: str, model: str | None = None) -> Target:
         """Raises NotFound for the gallery, Conflict if it has no such model's embeddings."""
@@ -96,123 +129,190 @@ class Searcher:
                 f"gallery {gallery!r} holds embeddings of {space.recipe.model}, not of {model}; "
                 f"reindex it with {model}, or leave the model out"
             )
-        return Target(found.id, found.name, space)
+        target = Target(found.id, found.name, space)
+        if len(self._targets) >= KNOWN_TARGETS:
+            self._targets.clear()
+        self._targets[gallery] = target
+        return target
 
-    def find(self, target: Target, probes: NDArray[np.float32], query: Query) -> Found:
-        """`probes` is (n, dimension) float32."""
+    def known(self, gallery: str, model: str | None = None) -> Target | None:
+        """The target as it was last seen, without asking the database; `find` notices a change."""
+        target = self._targets.get(gallery)
+        if target is not None and model not in (None, target.space.recipe.model):
+            return None
+        return target
+
+    def find(self, target: Target, probes: Embeddings, query: Query) -> Found:
+        """`probes` is (n, dimension) float32. Raises NotFound, Conflict, InvalidFilter."""
         people = self._people(target, query)
-        index = None
-        if self._cache is not None:
-            index = self._cache.index(target.space.id, query.min_version, FRESH_TIMEOUT_S)
-        if index is not None:
-            found = self._in_cache(index, target, probes, query, people)
-            if found is not None:
-                return found
+        version = query.min_version
+        for _ in range(RETRIES):
+            index = None
+            if self._cache is not None:
+                index = self._cache.index(target.space.id, version, FRESH_TIMEOUT_S)
+            if index is None:
+                break
+            engine, hits = self._in_cache(index, target, probes, _ask(query, len(probes), people))
+            hits = _chosen(hits, query)
+            with self._database.glance() as connection:
+                confirmed = matches.confirm(
+                    connection, target.gallery_id, target.space.id, _faces(hits)
+                )
+            if confirmed is None:
+                target = self._retargeted(target)
+            elif _agree(hits, confirmed):
+                return _found(hits, confirmed, engine, query)
+            else:
+                version = max(version, confirmed.version)
         return self._in_sql(target, probes, query, people)
 
-    def _people(self, target: Target, query: Query) -> list[int] | None:
+    def _people(self, target: Target, query: Query) -> Ids | None:
         if query.identities is None and not query.metadata:
             return None
         names = query.identities
         if names is not None:
             names = tuple(galleries.clean_name(name, "an identity") for name in names)
         with self._database.read() as connection:
-            return identities.select_ids(connection, target.gallery_id, names, query.metadata)
+            found = identities.select_ids(connection, target.gallery_id, names, query.metadata)
+        return np.sort(np.asarray(found, np.int64))
 
     def _in_cache(
-        self,
-        index: SpaceIndex,
-        target: Target,
-        probes: NDArray[np.float32],
-        query: Query,
-        people: Sequence[int] | None,
-    ) -> Found | None:
-        """None when a face was erased since: then the database must answer."""
-        with index.lock.shared():
-            version = index.version
-            rows = index.gallery(target.gallery_id)
-            size = rows.size if rows is not None else 0
+        self, index: SpaceIndex, target: Target, probes: Embeddings, ask: Ask
+    ) -> tuple[Engine, list[Hits]]:
+        version = index.version  # before the view, which may be newer
+        view = index.view(target.gallery_id)
+        if view is None:
+            none = np.empty(0, np.int64)
+            return Engine("faiss-flat", True, version, 0), [
+                Hits(none, none, np.empty(0)) for _ in probes
+            ]
+        look = _Look(view, probes, ask)
+        if ask.people is None:
+            key = (id(view), ask.metric, ask.by, ask.scoring, ask.limit, ask.within)
+            answer = self._combiner.ask(key, look)
+        else:
+            (answer,) = self._together([look])
+        name = "faiss-pq4" if view.coded else "faiss-flat"
+        return Engine(name, answer.exact, version, view.size), list(answer.hits)
 
-            def look(probe: NDArray[np.float32], limit: int) -> list[Candidate]:
-                return rows.search(probe, query.metric, limit, people) if rows is not None else []
+    def _together(self, looks: Sequence[_Look]) -> list[Answer]:
+        """Looks that ask the same of the same view, as one search."""
+        view, ask = looks[0].view, looks[0].ask
+        probes = np.concatenate([look.probes for look in looks])
+        faiss.omp_set_num_threads(self._threads if len(probes) >= MANY_PROBES else 1)
+        answer = search(view, probes, ask)
+        self.recall.offer(view, probes, ask, answer)
+        ends = np.cumsum([len(look.probes) for look in looks]).tolist()
+        return [
+            Answer(answer.hits[end - len(look.probes) : end], answer.exact)
+            for look, end in zip(looks, ends, strict=True)
+        ]
 
-            picked = [_pick(look, probe, query) for probe in probes]
-        with self._database.read() as connection:
-            matches = _detailed(connection, picked)
-        if matches is None:
-            return None
-        return Found(matches, Engine("faiss-flat", True, version, size))
+    def _retargeted(self, target: Target) -> Target:
+        """Where to look now that the gallery has moved. Raises NotFound, Conflict."""
+        self._targets.pop(target.gallery, None)
+        fresh = self.target(target.gallery)
+        if (fresh.space.recipe.model, fresh.space.dimension) != (
+            target.space.recipe.model,
+            target.space.dimension,
+        ):
+            raise Conflict(f"gallery {target.gallery!r} has just moved to another model; try again")
+        return fresh
 
     def _in_sql(
-        self,
-        target: Target,
-        probes: NDArray[np.float32],
-        query: Query,
-        people: Sequence[int] | None,
+        self, target: Target, probes: Embeddings, query: Query, people: Ids | None
     ) -> Found:
+        target = self._retargeted(target)
+        ask = _ask(query, len(probes), people)
         with self._database.read() as connection:
             space = spaces.get(connection, target.space.id)
-            scope = store.Scope(space, target.gallery_id, people)
-
-            def look(probe: NDArray[np.float32], limit: int) -> list[Candidate]:
-                return store.nearest(connection, scope, probe, query.metric, limit)
-
-            picked = [_pick(look, probe, query) for probe in probes]
-            matches = _detailed(connection, picked)
+            ids = None if people is None else people.tolist()
+            scope = store.Scope(space, target.gallery_id, ids)
+            ranked = [
+                store.nearest(connection, scope, probe, ask.metric, ask.limit)
+                if ask.by == "face"
+                else store.nearest_people(
+                    connection, scope, probe, ask.metric, ask.limit, ask.scoring
+                )
+                for probe in probes
+            ]
+            hits = _chosen([_hits(r.candidates, ask.within) for r in ranked], query)
+            confirmed = matches.confirm(connection, target.gallery_id, space.id, _faces(hits))
             size = store.count_faces(connection, store.Scope(space, target.gallery_id))
-        return Found(matches or (), Engine("pgvector", True, space.version, size))
+        exact = all(r.exact for r in ranked)
+        engine = Engine("pgvector", exact, space.version, size)
+        return _found(hits, confirmed or Confirmed(space.version, {}), engine, query)
 
 
-def _pick(look: Look, probe: NDArray[np.float32], query: Query) -> list[Candidate]:
-    """The k nearest faces or people within the threshold; looks further until there are k."""
-    limit = query.k if query.group_by == "face" else max(FIRST_LOOK, 4 * query.k)
-    while True:
-        candidates = look(probe, limit)
-        exhausted = len(candidates) < limit
-        near = [
-            c
-            for c in (_converted(c, query.metric) for c in candidates)
-            if c.distance <= query.threshold
-        ]
-        if query.group_by == "person":
-            near_people: dict[int, Candidate] = {}
-            for candidate in near:
-                near_people.setdefault(candidate.identity_id, candidate)
-            picked = list(near_people.values())
-        else:
-            picked = near
-        if len(picked) >= query.k or exhausted or len(near) < len(candidates):
-            return picked[: query.k]
-        limit *= 4
+def _ask(query: Query, probes: int, people: Ids | None) -> Ask:
+    """One more than is wanted, to see how near the next person is."""
+    limit = max(query.k, probes) if query.once else query.k
+    return Ask(
+        metric=query.metric,
+        limit=limit + 1,
+        by=query.group_by,
+        scoring=query.scoring,
+        within=query.threshold,
+        people=people,
+    )
 
 
-def _converted(candidate: Candidate, metric: Metric) -> Candidate:
-    if metric == "euclidean":
-        return candidate
-    distance = from_cosine(candidate.distance, metric)
-    return Candidate(candidate.face_id, candidate.identity_id, distance)
+def _chosen(hits: list[Hits], query: Query) -> list[Hits]:
+    return each_once(hits, query.threshold) if query.once else hits
 
 
-def _detailed(
-    connection: ReadConnection, picked: Sequence[Sequence[Candidate]]
-) -> tuple[tuple[Match, ...], ...] | None:
-    """None if one of the faces is gone."""
-    ids = {c.face_id for row in picked for c in row}
-    if not ids:
-        return tuple(() for _ in picked)
-    known = store.details(connection, sorted(ids))
-    if len(known) < len(ids):
-        return None
-    return tuple(tuple(_match(c, known[c.face_id]) for c in row) for row in picked)
+def _hits(candidates: Sequence[store.Candidate], within: float) -> Hits:
+    near = [c for c in candidates if c.distance <= within]
+    return Hits(
+        np.asarray([c.face_id for c in near], np.int64),
+        np.asarray([c.identity_id for c in near], np.int64),
+        np.asarray([c.distance for c in near], np.float64),
+    )
 
 
-def _match(candidate: Candidate, face: store.FaceDetails) -> Match:
+def _faces(hits: Sequence[Hits]) -> list[int]:
+    return sorted({face for each in hits for face in each.faces.tolist()})
+
+
+def _agree(hits: Sequence[Hits], confirmed: Confirmed) -> bool:
+    """Whether every face is still there and still the same person's."""
+    return all(
+        (known := confirmed.faces.get(face)) is not None and known.identity_id == person
+        for each in hits
+        for face, person in zip(each.faces.tolist(), each.people.tolist(), strict=True)
+    )
+
+
+def _found(hits: Sequence[Hits], confirmed: Confirmed, engine: Engine, query: Query) -> Found:
+    rows = [
+        tuple(
+            _match(face, distance, confirmed.faces[face])
+            for face, distance in zip(
+                each.faces[: query.k].tolist(), each.distances[: query.k].tolist(), strict=True
+            )
+        )
+        for each in hits
+    ]
+    return Found(tuple(rows), tuple(decide(each, query.threshold) for each in hits), engine)
+
+
+def decide(hits: Hits, threshold: float) -> Decision:
+    """`ambiguous`: a second person is within the threshold and hardly further than the first."""
+    if not len(hits):
+        return "unknown"
+    others = hits.distances[hits.people != hits.people[0]]
+    if len(others) and others[0] - hits.distances[0] < AMBIGUOUS_SHARE * threshold:
+        return "ambiguous"
+    return "match"
+
+
+def _match(face_id: int, distance: float, face: FaceDetails) -> Match:
     return Match(
         identity=face.identity,
         identity_id=face.identity_id,
-        face_id=candidate.face_id,
+        face_id=face_id,
         image_id=face.image_id,
         image=face.image,
-        distance=candidate.distance,
+        distance=distance,
         metadata=face.metadata,
     )

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         1, ge=1, description="faces taken from an image of a person, largest first"
     )
 
+    index_memory_mb: int = Field(
+        1024, ge=64, description="megabytes that Postgres may use to build a vector index"
+    )
     keep_uploads: bool = Field(
         False, description="store uploaded files, so that a reindex can embed them again"
     )

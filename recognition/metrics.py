@@ -25,12 +25,21 @@ def distances(a: Floats, b: Floats, metric: Metric) -> NDArray[np.float64]:
     if metric == "euclidean":
         return np.asarray(np.linalg.norm(x[:, None, :] - y[None, :, :], axis=2))
     cosine = 1.0 - _unit(x) @ _unit(y).T
-    return _from_cosine(np.clip(cosine, 0.0, 2.0), metric)
+    return from_cosines(np.clip(cosine, 0.0, 2.0), metric)
 
 
 def from_cosine(distance: float, metric: Metric) -> float:
     """A cosine distance as angular or euclidean_l2 distance of the same two vectors."""
-    return float(_from_cosine(np.asarray(distance, np.float64), metric))
+    return float(from_cosines(np.asarray(distance, np.float64), metric))
+
+
+def from_cosines(cosine: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
+    """Cosine distances as distances of another metric; unchanged for cosine and euclidean."""
+    if metric == "euclidean_l2":
+        return np.sqrt(2.0 * cosine)
+    if metric == "angular":
+        return np.asarray(np.arccos(np.clip(1.0 - cosine, -1.0, 1.0)) / np.pi)
+    return cosine
 
 
 def similarity(distance: float, metric: Metric) -> float:
@@ -52,11 +61,3 @@ def confidence(distance: float, threshold: float, slope: float) -> float:
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(norms > 0, norms, 1.0))
-
-
-def _from_cosine(cosine: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
-    if metric == "euclidean_l2":
-        return np.sqrt(2.0 * cosine)
-    if metric == "angular":
-        return np.asarray(np.arccos(np.clip(1.0 - cosine, -1.0, 1.0)) / np.pi)
-    return cosine

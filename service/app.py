@@ -11,8 +11,10 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from indexer.cache import SearchCache
+from indexer.cache.build import Options
+from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller, Extractor
+from indexer.operating import OperatingPoints
 from indexer.search import Searcher
 from indexer.store.engine import Database
 from recognition.pipeline import Recognizer
@@ -91,10 +93,18 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     stack.callback(database.close)
     weights = WeightsCache(settings.weights_folder, download=settings.downloads)
     recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(settings.threads_per_run)))
-    cache = SearchCache(database) if settings.cache else None
+    cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
         stack.callback(cache.close)
         metrics.watch_cache(cache)
+    searcher = Searcher(
+        database, cache, threads=settings.threads_per_run, recall=settings.recall_sample
+    )
+    searcher.recall.start()
+    stack.callback(searcher.recall.close)
+    metrics.watch_recall(searcher.recall)
+    points = OperatingPoints(database, cache)
+    stack.callback(points.close)
     inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
     stack.callback(inference.close)
     metrics.watch_inference(inference)
@@ -105,10 +115,20 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         recognizer=recognizer,
         inference=inference,
         cache=cache,
-        searcher=Searcher(database, cache),
+        searcher=searcher,
+        points=points,
         enroller=Enroller(database, Extractor(recognizer, settings), settings),
         sources=ImageSources(settings),
         metrics=metrics,
+    )
+
+
+def _options(settings: ServiceSettings) -> Options:
+    """Each of the processes has its share of the memory; snapshots they share."""
+    return Options(
+        memory=settings.cache_memory // settings.workers,
+        folder=settings.snapshots_folder,
+        threads=settings.threads_per_run,
     )
 
 

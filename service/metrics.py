@@ -12,12 +12,16 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from indexer.cache import SearchCache
+from indexer.cache.follower import CacheState, SearchCache
+from indexer.cache.recall import RecallSampler
 from service.inference import InferencePool
 
+SEARCH_BUCKETS = (
+    0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0,
+)  # fmt: skip
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -35,7 +39,7 @@ class Metrics:
         )  # fmt: skip
         self._search = Histogram(
             "facesearch_search_seconds", "Time of the search itself, without the probe's embedding.",
-            ("engine",), buckets=BUCKETS, registry=self.registry,
+            ("engine",), buckets=SEARCH_BUCKETS, registry=self.registry,
         )  # fmt: skip
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -52,6 +56,9 @@ class Metrics:
     def watch_cache(self, cache: SearchCache) -> None:
         self.registry.register(_CacheCollector(cache))
 
+    def watch_recall(self, recall: RecallSampler) -> None:
+        self.registry.register(_RecallCollector(recall))
+
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
@@ -59,24 +66,57 @@ class Metrics:
         Gauge(name, text, registry=self.registry).set_function(read)
 
 
+GAUGES: tuple[tuple[str, str, Callable[[CacheState], float]], ...] = (
+    ("version", "Version of a space that the cache holds.", lambda s: s.version),
+    ("lag_versions", "Versions that the cache is behind the database.", lambda s: s.lag),
+    ("faces", "Faces in the cache.", lambda s: s.faces),
+    ("bytes", "Memory of the cache.", lambda s: s.bytes),
+    ("mapped_bytes", "Vectors of the cache that are mapped from files.", lambda s: s.mapped),
+    ("unsettled_faces", "Faces that came after the index was made.", lambda s: s.unsettled),
+    ("dead_faces", "Erased faces that the index still steps over.", lambda s: s.dead),
+)
+
+
 class _CacheCollector(Collector):
     def __init__(self, cache: SearchCache) -> None:
         self._cache = cache
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         states = self._cache.states()
-        version = _family("version", "Version of a space that the cache holds.")
-        lag = _family("lag_versions", "Versions that the cache is behind the database.")
-        faces = _family("faces", "Faces in the cache.")
-        size = _family("bytes", "Memory of the cache's vectors.")
+        for name, text, read in GAUGES:
+            gauge = GaugeMetricFamily(f"facesearch_cache_{name}", text, labels=["space"])
+            for state in states:
+                gauge.add_metric([str(state.space_id)], read(state))
+            yield gauge
+        engine = GaugeMetricFamily(
+            "facesearch_cache_engine", "1 for the engine that answers.", labels=["space", "engine"]
+        )
+        builds = CounterMetricFamily(
+            "facesearch_cache_builds", "Times that a space's index was made.", labels=["space"]
+        )
         for state in states:
-            space = [str(state.space_id)]
-            version.add_metric(space, state.version)
-            lag.add_metric(space, state.lag)
-            faces.add_metric(space, state.faces)
-            size.add_metric(space, state.bytes)
-        return (version, lag, faces, size)
+            engine.add_metric([str(state.space_id), state.engine], 1)
+            builds.add_metric([str(state.space_id)], state.builds)
+        yield engine
+        yield builds
 
 
-def _family(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"facesearch_cache_{name}", text, labels=["space"])
+class _RecallCollector(Collector):
+    """Online recall is found / expected."""
+
+    def __init__(self, recall: RecallSampler) -> None:
+        self._recall = recall
+
+    def collect(self) -> Iterable[Metric]:
+        told = (
+            ("searches", "Compressed searches that were repeated exactly.", self._recall.searches),
+            ("expected", "Results of the exact searches.", self._recall.expected),
+            ("found", "Those of them that the compressed search gave too.", self._recall.found),
+        )
+        for name, text, value in told:
+            yield CounterMetricFamily(f"facesearch_recall_{name}", text, value=value)
+        if self._recall.expected:
+            share = self._recall.found / self._recall.expected
+            yield GaugeMetricFamily(
+                "facesearch_recall_ratio", "Sampled recall of compressed searches.", value=share
+            )

@@ -18,9 +18,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from indexer.search import GroupBy
+from indexer.cache.ask import GroupBy
+from indexer.search import Decision
 from recognition.types import Metric
 
+ScoreBy = Literal["best", "mean", "centroid"]
 IMAGE = "facesearch-image"
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 MAX_EMBEDDINGS = 1000
@@ -169,7 +171,10 @@ class Filter(Request):
     """Which identities a search looks at: both conditions hold for each of them."""
 
     identities: list[str] | None = Field(None, max_length=MAX_NAMES, description="only these names")
-    metadata: Metadata | None = Field(None, description="only with these values")
+    metadata: Metadata | None = Field(
+        None,
+        description="only with these values; or conditions: eq, ne, in, gt, gte, lt, lte, exists",
+    )
 
 
 class FindRequest(Options):
@@ -179,8 +184,22 @@ class FindRequest(Options):
     ] = Field(None, max_length=MAX_EMBEDDINGS, description="one embedding or several, not img")
     gallery: str = "default"
     k: int = Field(5, ge=1, le=1000, description="most matches for each face")
-    group_by: GroupBy = Field(
-        "person", description="a person once, by the best face, or every face"
+    group_by: GroupBy = Field("person", description="a person once, or every face")
+    score_by: ScoreBy = Field(
+        "best",
+        description="a person's distance: that of the best face, the mean of the best faces, "
+        "or that of the person's mean embedding",
+    )
+    score_faces: int = Field(3, ge=1, le=100, description="faces that the mean is taken of")
+    person_once: bool = Field(
+        False, description="nobody is found in two faces of the image: the best pairing of all"
+    )
+    target_fpir: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="in place of threshold: the share of strangers that may be taken for somebody "
+        "of this gallery",
     )
     filter: Annotated[Filter | None, BeforeValidator(_from_text)] = None
     min_version: int = Field(0, ge=0, description="never answer from an older state than this")
@@ -320,13 +339,30 @@ class MatchView(BaseModel):
 
 
 class FaceMatches(BaseModel):
+    """`decision`: ambiguous when a second person is hardly further away than the first."""
+
     facial_area: FacialArea | None = Field(description="null where an embedding was sent")
     face_confidence: float | None
+    decision: Decision = "unknown"
     matches: list[MatchView]
 
 
+class FpirEstimate(BaseModel):
+    """The share of strangers that find somebody within the threshold, with its 95 % interval.
+
+    Measured by searching `sample` people of the gallery among all others.
+    """
+
+    value: float
+    low: float
+    high: float
+    extrapolated: bool = Field(description="rarer than the sample can count")
+    people: int = Field(description="in the gallery")
+    sample: int
+
+
 class EngineView(BaseModel):
-    """What answered, from which version of the gallery, having looked at how many faces."""
+    """What answered, from which version of the gallery's space; `size` is the gallery's faces."""
 
     name: str
     exact: bool
@@ -340,6 +376,9 @@ class FindResponse(BaseModel):
     model: str
     detector_backend: str
     similarity_metric: Metric
+    threshold: float = Field(description="the largest distance that was answered")
+    target_fpir: float | None = Field(None, description="as asked for")
+    fpir_estimate: FpirEstimate | None = Field(None, description="with target_fpir")
     engine: EngineView
     time: float = Field(description="seconds")
 

@@ -7,13 +7,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from indexer.settings import Settings
 
 Listed = Annotated[tuple[str, ...], NoDecode]
 Folders = Annotated[tuple[Path, ...], NoDecode]
+
+
+def _half_of_memory() -> ByteSize:
+    return ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
 OPEN_TO_ALL = (
     "refusing to listen on {host} without API keys: anybody in the network could read and erase "
     "faces. Set FACESEARCH_API_KEYS, or listen on 127.0.0.1"
@@ -58,6 +64,17 @@ class ServiceSettings(Settings):
         (), description="folders of this machine whose files requests may name; empty: none"
     )
     cache: bool = Field(True, description="answer searches from memory")
+    cache_memory: ByteSize = Field(
+        default_factory=_half_of_memory,
+        description="memory for the search caches of all processes, as in 800MB or 4GiB; "
+        "what does not fit is searched in the database",
+    )
+    cache_snapshots: bool = Field(
+        True, description="keep large search caches on disk too, for a quick start"
+    )
+    recall_sample: float = Field(
+        0.001, ge=0, le=1, description="share of compressed searches repeated exactly, for metrics"
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that clients must send one of; empty: none is asked for"
     )
@@ -80,6 +97,10 @@ class ServiceSettings(Settings):
         if not is_loopback(self.host) and not self.api_keys:
             raise ValueError(OPEN_TO_ALL.format(host=self.host))
         return self
+
+    @property
+    def snapshots_folder(self) -> Path | None:
+        return self.home / "cache" if self.cache_snapshots else None
 
     @property
     def threads_per_run(self) -> int:

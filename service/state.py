@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from indexer.cache import SearchCache
+from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller
 from indexer.errors import DatabaseUnavailable
+from indexer.operating import OperatingPoints
 from indexer.search import Searcher
 from indexer.store import galleries
 from indexer.store.engine import Database
@@ -50,6 +51,7 @@ class Services:
     inference: InferencePool
     cache: SearchCache | None
     searcher: Searcher
+    points: OperatingPoints
     enroller: Enroller
     sources: ImageSources
     metrics: Metrics

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import DBAPIError
 
 from indexer.embedded import EmbeddedPostgres
@@ -29,21 +30,20 @@ CONNECT_TIMEOUT_S = 5
 
 
 class Database:
-    """One engine. `read` and `write` blocks are transactions; nothing else commits."""
+    """`read` and `write` blocks are transactions; nothing else commits."""
 
-    def __init__(self, engine: Engine, embedded: EmbeddedPostgres | None) -> None:
-        self.engine = engine
+    def __init__(self, url: str, embedded: EmbeddedPostgres | None) -> None:
+        self.engine = _engine(url, embedded)
         self.embedded = embedded
+        self._glancing = _engine(url, embedded, isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, settings: Settings) -> Database:
         """Connects lazily; the embedded server is started by the first connection that needs it."""
         if settings.database_url:
-            return cls(_engine(_psycopg2_url(settings.database_url)), None)
+            return cls(_psycopg2_url(settings.database_url), None)
         embedded = EmbeddedPostgres(settings.home, user=settings.postgres_user)
-        engine = _engine(embedded.url)
-        event.listen(engine, "do_connect", _heal(embedded))
-        return cls(engine, embedded)
+        return cls(embedded.url, embedded)
 
     @contextmanager
     def read(self) -> Iterator[ReadConnection]:
@@ -54,6 +54,12 @@ class Database:
             )
             with connection.begin():
                 yield ReadConnection(connection)
+
+    @contextmanager
+    def glance(self) -> Iterator[ReadConnection]:
+        """For one statement: it has a snapshot of its own, so no transaction is begun and ended."""
+        with _reported(), self._glancing.connect() as connection:
+            yield ReadConnection(connection)
 
     @contextmanager
     def write(self) -> Iterator[WriteConnection]:
@@ -95,6 +101,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._glancing.dispose()
 
 
 class Listener:
@@ -127,9 +134,12 @@ _TRY_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))")
 _UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))")
 
 
-def _engine(url: str) -> Engine:
-    return create_engine(
+def _engine(
+    url: str, embedded: EmbeddedPostgres | None, isolation_level: IsolationLevel = "READ COMMITTED"
+) -> Engine:
+    engine = create_engine(
         url,
+        isolation_level=isolation_level,
         pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
         pool_pre_ping=True,
@@ -137,6 +147,9 @@ def _engine(url: str) -> Engine:
         hide_parameters=True,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "facesearch"},
     )
+    if embedded is not None:
+        event.listen(engine, "do_connect", _heal(embedded))
+    return engine
 
 
 def _psycopg2_url(url: str) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import Conflict, NotFound
+from indexer.store import filters
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
 from indexer.store.galleries import clean_name
@@ -75,12 +76,15 @@ def select_ids(
     names: Sequence[str] | None,
     metadata: Mapping[str, Any] | None,
 ) -> list[int]:
-    """Ids of the identities that have one of the names and all of the metadata's values."""
+    """Ids of the identities that have one of the names and meet the conditions on the metadata.
+
+    Raises InvalidFilter.
+    """
     statement = select(t.identity.c.id).where(t.identity.c.gallery_id == gallery_id)
     if names is not None:
         statement = statement.where(t.identity.c.name.in_(names))
     if metadata:
-        statement = statement.where(t.identity.c.metadata.contains(dict(metadata)))
+        statement = statement.where(filters.condition(metadata))
     return list(connection.scalars(statement))
 
 

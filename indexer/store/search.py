@@ -1,42 +1,63 @@
-"""Reading embeddings: all of a space for the cache, the changed ones, and the search in SQL."""
+"""The search in SQL: exact scans of small selections, the HNSW index for large ones, people in either.
+
+Distances are always computed from the full vectors, in the metric that is asked for: cosine,
+euclidean on the raw vectors, euclidean_l2 = sqrt(2 cosine), angular = acos(1 - cosine) / pi.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import ColumnElement, cast, func, literal_column, select, text
+from sqlalchemy import text
 
-from indexer.store import tables as t
+from indexer.store import ann
 from indexer.store.engine import ReadConnection
 from indexer.store.spaces import Space
-from recognition.types import Metric
+from recognition.types import Embeddings, Metric
 
-COPY_ROWS = 16384
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Vectors:
-    """Embeddings with what they belong to, row by row; `rows` is (n, dimension) float32, raw."""
-
-    face_ids: NDArray[np.int64]
-    gallery_ids: NDArray[np.int64]
-    identity_ids: NDArray[np.int64]
-    rows: NDArray[np.float32]
+EXACT_ROWS = 20_000
+"""Up to so many rows a scan costs less than it could lose."""
+EXACT_PEOPLE = 2_000
+"""Selections of up to so many people are scanned by way of their rows."""
+FIRST_LOOK = 64
+FURTHER = 8
+SHORTLIST = 4
+"""Rows taken from an index for each one asked for, before they are ranked exactly."""
+LEAST_SHORTLIST = {"vector": 100, "halfvec": 100, "bit": 400}
+LONGEST_SHORTLIST = 10_000
+MAX_EF = 1000
+MAX_TUPLES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stored face near a probe."""
+    """A stored face near a probe; for people the nearest of their faces, with their score."""
 
     face_id: int
     identity_id: int
     distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Nearest first; `exact`: nothing nearer can have been missed."""
+
+    candidates: list[Candidate]
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A person's distance: the best face's, the mean of the best `faces`, or the mean embedding's.
+
+    The mean embedding is that of the unit vectors; for euclidean that of the raw ones.
+    """
+
+    kind: Literal["best", "mean", "centroid"] = "best"
+    faces: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,136 +69,178 @@ class Scope:
     identity_ids: Sequence[int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FaceDetails:
-    """What an answer says of a stored face."""
-
-    identity_id: int
-    identity: str
-    metadata: dict[str, Any]
-    image_id: int
-    image: str | None
-
-
-_ROW_HEAD = (
-    ("fields", ">i2"),
-    ("l1", ">i4"),
-    ("face", ">i8"),
-    ("l2", ">i4"),
-    ("gallery", ">i8"),
-    ("l3", ">i4"),
-    ("identity", ">i8"),
-    ("l4", ">i4"),
-    ("dim", ">i2"),
-    ("unused", ">i2"),
-)
-_HEADER_BYTES = 19
-
-
-def load_all(connection: ReadConnection, space: Space) -> Iterator[Vectors]:
-    """Every embedding of the space in blocks, by binary COPY, within the caller's snapshot."""
-    row = np.dtype([*_ROW_HEAD, ("vec", ">f4", (space.dimension,))])
-    selection = (
-        "SELECT e.face_id, e.gallery_id, i.identity_id, e.vec FROM embedding e"
-        " JOIN face f ON f.id = e.face_id JOIN image i ON i.id = f.image_id"
-    )
-    within = f"WHERE e.space_id = {int(space.id)}"  # COPY takes no parameters
-    statement = f"COPY ({selection} {within}) TO STDOUT (FORMAT binary)"
-    driver: Any = connection.connection.driver_connection
-    with tempfile.TemporaryFile() as spool:
-        with driver.cursor() as cursor:
-            cursor.copy_expert(statement, spool)
-        spool.seek(_HEADER_BYTES)
-        while True:
-            data = spool.read(COPY_ROWS * row.itemsize)
-            whole = len(data) // row.itemsize
-            if whole == 0:
-                return
-            yield _vectors(np.frombuffer(data, row, count=whole))
-
-
-def load_some(connection: ReadConnection, space: Space, face_ids: Sequence[int]) -> Vectors:
-    """Those of the faces that (still) exist in the space."""
-    rows = connection.execute(
-        text(
-            "SELECT e.face_id, e.gallery_id, i.identity_id, vector_send(e.vec) AS vec"
-            " FROM embedding e JOIN face f ON f.id = e.face_id JOIN image i ON i.id = f.image_id"
-            " WHERE e.space_id = :space AND e.face_id = ANY(:ids)"
-        ),
-        {"space": space.id, "ids": list(face_ids)},
-    ).all()
-    vectors = np.empty((len(rows), space.dimension), np.float32)
-    for n, found in enumerate(rows):
-        vectors[n] = np.frombuffer(found.vec, ">f4", offset=4)
-    columns = np.asarray([(r.face_id, r.gallery_id, r.identity_id) for r in rows], np.int64)
-    columns = columns.reshape(-1, 3)
-    return Vectors(columns[:, 0], columns[:, 1], columns[:, 2], vectors)
-
-
 def nearest(
+    connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
+) -> Ranked:
+    """The nearest faces, at most `limit`."""
+    if _is_large(connection, scope) and ann.is_built(connection, scope.space):
+        found = _by_index(connection, scope, probe, metric, limit)
+        if len(found) == limit:
+            return Ranked(found, exact=False)
+    return Ranked(_by_scan(connection, scope, probe, metric, limit), exact=True)
+
+
+def nearest_people(
     connection: ReadConnection,
     scope: Scope,
-    probe: NDArray[np.float32],
+    probe: Embeddings,
     metric: Metric,
     limit: int,
-) -> list[Candidate]:
-    """The nearest faces by an exact scan of the scope's rows: filters lose nothing.
-
-    `distance` is the cosine distance, or the Euclidean one when `metric` is euclidean.
-    """
-    vector = cast(t.embedding.c.vec, VECTOR(scope.space.dimension))
-    query = [float(v) for v in probe]
-    distance: ColumnElement[float] = (
-        vector.l2_distance(query) if metric == "euclidean" else vector.cosine_distance(query)
-    )
-    statement = (
-        select(t.embedding.c.face_id, t.image.c.identity_id, distance.label("distance"))
-        .select_from(_FACES)
-        .where(*_within(scope))
-        .order_by("distance", t.embedding.c.face_id)
-        .limit(limit)
-    )
-    connection.execute(text("SET LOCAL enable_indexscan = off"))
-    return [Candidate(*row) for row in connection.execute(statement)]
+    scoring: Scoring,
+) -> Ranked:
+    """The nearest people, at most `limit`, each by the nearest face."""
+    if scoring.kind == "best":
+        return _best_people(connection, scope, probe, metric, limit)
+    statement = _MEAN if scoring.kind == "mean" else _CENTROID
+    if scoring.kind == "centroid" and metric == "euclidean":
+        statement = _RAW_CENTROID
+    values = _values(scope, probe, limit) | {"faces": scoring.faces}
+    return Ranked(_run(connection, scope, metric, statement, values), exact=True)
 
 
 def count_faces(connection: ReadConnection, scope: Scope) -> int:
     """How many faces a search of the scope looks at."""
-    statement = select(func.count()).select_from(_FACES).where(*_within(scope))
-    return connection.scalar(statement) or 0
+    query = _told(scope, "cosine", "SELECT count(*) FROM {faces} WHERE {within}")
+    return int(connection.scalar(text(query), _values(scope, None, 0)) or 0)
 
 
-_FACES = t.embedding.join(t.face, t.face.c.id == t.embedding.c.face_id).join(
-    t.image, t.image.c.id == t.face.c.image_id
-)
+def _best_people(
+    connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
+) -> Ranked:
+    """Looks further until there are enough people or all rows were seen."""
+    faces = max(FIRST_LOOK, 4 * limit)
+    while True:
+        ranked = nearest(connection, scope, probe, metric, faces)
+        people: dict[int, Candidate] = {}
+        for candidate in ranked.candidates:
+            people.setdefault(candidate.identity_id, candidate)
+        if len(people) >= limit or len(ranked.candidates) < faces:
+            return Ranked(list(people.values())[:limit], ranked.exact)
+        faces *= FURTHER
 
 
-def _within(scope: Scope) -> list[ColumnElement[bool]]:
-    """The space as a literal, so that the planner sees which partition it is."""
-    e = t.embedding.c
-    space: ColumnElement[int] = literal_column(str(int(scope.space.id)))
-    within: list[ColumnElement[bool]] = [e.space_id == space, e.gallery_id == scope.gallery_id]
+def _is_large(connection: ReadConnection, scope: Scope) -> bool:
+    """Whether a scan would be long; counts no further than it must."""
+    if scope.identity_ids is not None and len(scope.identity_ids) <= EXACT_PEOPLE:
+        return False
+    query = _told(
+        scope,
+        "cosine",
+        "SELECT count(*) FROM (SELECT 1 FROM embedding e"
+        " WHERE e.space_id = {space} AND e.gallery_id = :gallery LIMIT :limit) AS counted",
+    )
+    counted = connection.scalar(text(query), _values(scope, None, EXACT_ROWS + 1))
+    return int(counted or 0) > EXACT_ROWS
+
+
+def _by_scan(
+    connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
+) -> list[Candidate]:
+    # Without the cast to a dimension no HNSW index fits the expression, and none may.
+    connection.execute(_PLANNER, {"ef": "40", "tuples": "20000", "others": "on"})
+    return _run(connection, scope, metric, _SCAN, _values(scope, probe, limit))
+
+
+def _by_index(
+    connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
+) -> list[Candidate]:
+    """A shortlist in the index's order, which is that of cosines, ranked exactly."""
+    form = ann.form(scope.space.dimension)
+    longer = SHORTLIST * (SHORTLIST if metric == "euclidean" else 1)
+    shortlist = min(max(LEAST_SHORTLIST[form], longer * limit), LONGEST_SHORTLIST)
+    ef = str(min(MAX_EF, shortlist))
+    connection.execute(_PLANNER, {"ef": ef, "tuples": str(MAX_TUPLES), "others": "off"})
+    values = _values(scope, probe, limit) | {"shortlist": shortlist}
+    return _run(connection, scope, metric, _INDEXED, values)
+
+
+def indexed_query(scope: Scope, metric: Metric = "cosine") -> str:
+    """The statement that uses the index, for EXPLAIN."""
+    return _told(scope, metric, _INDEXED)
+
+
+def _run(
+    connection: ReadConnection, scope: Scope, metric: Metric, query: str, values: dict[str, Any]
+) -> list[Candidate]:
+    rows = connection.execute(text(_told(scope, metric, query)), values)
+    return [Candidate(row[0], row[1], float(row[2])) for row in rows]
+
+
+def _told(scope: Scope, metric: Metric, query: str) -> str:
+    """The query for this scope. The space is a literal, so that the planner sees the partition."""
+    filtered = scope.identity_ids is not None
+    within = "e.space_id = {space} AND e.gallery_id = :gallery"
+    parts = {
+        "faces": _FACES,
+        "within": within + (" AND i.identity_id = ANY(:people)" if filtered else ""),
+        "distance": _DISTANCES[metric],
+        "score": _CONVERTED[metric],
+        "order": ann.order(scope.space.dimension, ":probe"),
+    }
+    known = {"space": str(int(scope.space.id)), "d": str(int(scope.space.dimension))}
+    return query.format(**parts, **known).format(**known)
+
+
+def _values(scope: Scope, probe: Embeddings | None, limit: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"gallery": scope.gallery_id, "limit": limit}
+    if probe is not None:
+        values["probe"] = "[" + ",".join(map(str, np.asarray(probe, np.float32).tolist())) + "]"
     if scope.identity_ids is not None:
-        within.append(t.image.c.identity_id.in_(list(scope.identity_ids)))
-    return within
+        values["people"] = list(scope.identity_ids)
+    return values
 
 
-def details(connection: ReadConnection, face_ids: Sequence[int]) -> dict[int, FaceDetails]:
-    """By face id; a face that was erased meanwhile is left out."""
-    f, i, p = t.face.c, t.image.c, t.identity.c
-    rows = connection.execute(
-        select(f.id, p.id, p.name, p.metadata, i.id, i.locator)
-        .join_from(t.face, t.image, i.id == f.image_id)
-        .join(t.identity, p.id == i.identity_id)
-        .where(f.id.in_(list(face_ids)))
-    )
-    return {row[0]: FaceDetails(*row[1:]) for row in rows}
-
-
-def _vectors(rows: NDArray[np.void]) -> Vectors:
-    return Vectors(
-        rows["face"].astype(np.int64),
-        rows["gallery"].astype(np.int64),
-        rows["identity"].astype(np.int64),
-        rows["vec"].astype(np.float32),
-    )
+_FACES = "embedding e JOIN face f ON f.id = e.face_id JOIN image i ON i.id = f.image_id"
+_COSINE = "(e.vec <=> CAST(:probe AS vector))"
+_DISTANCES: dict[Metric, str] = {
+    "cosine": _COSINE,
+    "euclidean": "(e.vec <-> CAST(:probe AS vector))",
+    "euclidean_l2": f"sqrt(2 * greatest({_COSINE}, 0))",
+    "angular": f"(acos(least(greatest(1 - {_COSINE}, -1), 1)) / pi())",
+}
+_CONVERTED: dict[Metric, str] = {
+    "cosine": "c",
+    "euclidean": "c",
+    "euclidean_l2": "sqrt(2 * greatest(c, 0))",
+    "angular": "(acos(least(greatest(1 - c, -1), 1)) / pi())",
+}
+_PLANNER = text(  # with an iterative scan a filter does not make the answer short
+    "SELECT set_config('hnsw.iterative_scan', 'strict_order', true),"
+    " set_config('hnsw.ef_search', :ef, true), set_config('hnsw.max_scan_tuples', :tuples, true),"
+    " set_config('enable_seqscan', :others, true), set_config('enable_sort', :others, true)"
+)
+_SCAN = """
+SELECT e.face_id, i.identity_id, {distance} AS distance
+FROM {faces} WHERE {within} ORDER BY distance, e.face_id LIMIT :limit
+"""
+_INDEXED = """
+WITH near AS MATERIALIZED (
+    SELECT e.face_id, i.identity_id, e.vec FROM {faces} WHERE {within}
+    ORDER BY {order} LIMIT :shortlist
+)
+SELECT e.face_id, e.identity_id, {distance} AS distance FROM near e
+ORDER BY distance, e.face_id LIMIT :limit
+"""
+_MEAN = """
+WITH each AS (
+    SELECT e.face_id, i.identity_id, {distance} AS distance FROM {faces} WHERE {within}
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY identity_id ORDER BY distance, face_id) AS rank
+    FROM each
+)
+SELECT min(face_id) FILTER (WHERE rank = 1), identity_id, avg(distance) AS score
+FROM ranked WHERE rank <= :faces GROUP BY identity_id ORDER BY score, identity_id LIMIT :limit
+"""
+_CENTROIDS = """
+WITH people AS (
+    SELECT i.identity_id, %s AS c FROM {faces} WHERE {within} GROUP BY i.identity_id
+), best AS (
+    SELECT identity_id, {score} AS score FROM people ORDER BY score, identity_id LIMIT :limit
+)
+SELECT near.face_id, best.identity_id, best.score FROM best CROSS JOIN LATERAL (
+    SELECT e.face_id FROM {faces} WHERE {within} AND i.identity_id = best.identity_id
+    ORDER BY {distance}, e.face_id LIMIT 1
+) AS near ORDER BY best.score, best.identity_id
+"""
+_CENTROID = _CENTROIDS % "(avg(l2_normalize(e.vec)) <=> CAST(:probe AS vector))"
+_RAW_CENTROID = _CENTROIDS % "(avg(e.vec) <-> CAST(:probe AS vector))"

@@ -6,11 +6,12 @@ is held until the commit, so versions become visible in their order and none is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import NotFound
@@ -20,6 +21,22 @@ from recognition.pipeline import Recipe
 from recognition.registry import model
 
 CHANNEL = "facesearch"
+Engine = Literal["auto", "flat", "compressed", "database"]
+ENGINES: tuple[Engine, ...] = ("auto", "flat", "compressed", "database")
+"""How a space is searched: by its size, always face by face, always by codes, never in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The latest version of a space; `stamp` is a random number that belongs to that version.
+
+    A database that was put back to an older state and then written to may come to the same
+    version again, but not with the same stamp.
+    """
+
+    version: int
+    stamp: int
+    engine: Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +45,8 @@ class Space:
     recipe: Recipe
     dimension: int
     version: int
+    stamp: int
+    engine: Engine
 
 
 def get(connection: ReadConnection | WriteConnection, space_id: int) -> Space:
@@ -69,12 +88,6 @@ def count(connection: ReadConnection | WriteConnection, space_id: int) -> int:
     return connection.scalar(statement) or 0
 
 
-def build_index(connection: WriteConnection, space: Space) -> None:
-    """The HNSW index of the space's partition, if it has none yet."""
-    connection.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
-    connection.execute(select(func.facesearch_index_partition(space.id, space.dimension)))
-
-
 def drop_unused(connection: WriteConnection, space_id: int) -> bool:
     """Remove the space with its partition, unless a gallery uses it or faces are left in it."""
     used = select(t.gallery.c.id).where(
@@ -98,25 +111,55 @@ def publish(
     """
     published: dict[int, int] = {}
     for space_id in sorted(changes):
-        rows = [{"space_id": space_id, "face_id": face, "op": op} for face, op in changes[space_id]]
+        rows = list(changes[space_id])
         if not rows:
             continue
+        stamp = secrets.randbits(62)
         version = connection.scalar(
             update(t.space)
             .where(t.space.c.id == space_id)
-            .values(version=t.space.c.version + 1)
+            .values(version=t.space.c.version + 1, stamp=stamp)
             .returning(t.space.c.version)
         )
-        connection.execute(insert(t.change_log), [{**row, "version": version} for row in rows])
+        connection.execute(
+            _LOG,
+            {
+                "space": space_id,
+                "version": version,
+                "stamp": stamp,
+                "faces": [face for face, _ in rows],
+                "ops": [op for _, op in rows],
+            },
+        )
         connection.execute(select(func.pg_notify(CHANNEL, str(space_id))))
         published[space_id] = version or 0
     return published
 
 
-def versions(connection: ReadConnection) -> dict[int, int]:
-    """Version by space id."""
-    rows = connection.execute(select(t.space.c.id, t.space.c.version))
-    return {row.id: row.version for row in rows}
+_LOG = text(
+    "INSERT INTO change_log (space_id, version, stamp, face_id, op)"
+    " SELECT :space, :version, :stamp, face, op"
+    " FROM unnest(CAST(:faces AS bigint[]), CAST(:ops AS text[])) AS changed(face, op)"
+)
+
+
+def heads(connection: ReadConnection) -> dict[int, Head]:
+    """By space id."""
+    c = t.space.c
+    rows = connection.execute(select(c.id, c.version, c.stamp, c.engine))
+    return {row.id: Head(row.version, row.stamp, row.engine) for row in rows}
+
+
+def set_engine(connection: WriteConnection, space_id: int, engine: Engine) -> None:
+    """Raises NotFound."""
+    done = connection.execute(update(t.space).where(t.space.c.id == space_id).values(engine=engine))
+    if not done.rowcount:
+        raise NotFound("space", space_id)
+    connection.execute(select(func.pg_notify(CHANNEL, str(space_id))))
+
+
+def all_spaces(connection: ReadConnection) -> list[Space]:
+    return [_space(row) for row in connection.execute(select(t.space).order_by(t.space.c.id))]
 
 
 def epoch(connection: ReadConnection) -> str:
@@ -124,16 +167,23 @@ def epoch(connection: ReadConnection) -> str:
     return str(connection.scalar(select(t.meta.c.value).where(t.meta.c.key == "epoch")))
 
 
-def changed_since(connection: ReadConnection, space_id: int, version: int) -> Sequence[int] | None:
-    """Ids of the faces touched after `version`; None when the log does not reach back that far."""
-    trimmed = connection.scalar(select(t.space.c.trimmed_to).where(t.space.c.id == space_id))
-    if trimmed is None or version < trimmed:
-        return None
-    return connection.scalars(
-        select(t.change_log.c.face_id)
-        .where(t.change_log.c.space_id == space_id, t.change_log.c.version > version)
-        .distinct()
-    ).all()
+def continues(connection: ReadConnection, space_id: int, version: int, stamp: int) -> bool:
+    """Whether the log tells everything that happened since that version of that history."""
+    space = connection.execute(
+        select(t.space.c.version, t.space.c.stamp, t.space.c.trimmed_to).where(
+            t.space.c.id == space_id
+        )
+    ).one_or_none()
+    if space is None or not space.trimmed_to <= version <= space.version:
+        return False
+    if version == space.version:
+        return bool(stamp == space.stamp)
+    logged = connection.scalar(
+        select(t.change_log.c.stamp)
+        .where(t.change_log.c.space_id == space_id, t.change_log.c.version == version)
+        .limit(1)
+    )
+    return logged == stamp
 
 
 def trim(connection: WriteConnection, keep_days: int) -> None:
@@ -152,7 +202,7 @@ def trim(connection: WriteConnection, keep_days: int) -> None:
 
 def _space(row: Row[*tuple[Any, ...]]) -> Space:
     recipe = Recipe(row.model, row.detector, row.align, row.normalization, row.pipeline_version)
-    return Space(row.id, recipe, row.dimension, row.version)
+    return Space(row.id, recipe, row.dimension, row.version, row.stamp, row.engine)
 
 
 def _is(recipe: Recipe) -> tuple[ColumnElement[bool], ...]:

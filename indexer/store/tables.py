@@ -61,6 +61,8 @@ space = Table(
     Column("dimension", Integer, nullable=False),
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     Column("trimmed_to", BigInteger, nullable=False, server_default=text("0")),
+    Column("stamp", BigInteger, nullable=False, server_default=text("(random() * 9e18)::bigint")),
+    Column("engine", Text, nullable=False, server_default=text("'auto'")),
     _now("created_at"),
     UniqueConstraint("model", "detector", "align", "normalization", "pipeline_version"),
 )
@@ -165,6 +167,7 @@ change_log = Table(
     metadata,
     Column("space_id", Integer, ForeignKey("space.id", ondelete="CASCADE"), nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("stamp", BigInteger, nullable=False, server_default=text("0")),
     Column("face_id", BigInteger, nullable=False),
     Column("op", Text, nullable=False),
     _now("at"),

@@ -63,7 +63,8 @@ async def _database(owned: Services) -> Check:
 def _cache(owned: Services) -> Check:
     if owned.cache is None:
         return Check(ok=True, detail="switched off")
-    return _check("" if owned.cache.ready else "loading", "loaded")
+    missing = "" if owned.cache.ready else f"loading; the database answers. {owned.cache.loading}"
+    return _check(missing, "loaded")
 
 
 def _check(missing: str, there: str) -> Check:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends
@@ -12,8 +12,10 @@ from starlette.requests import Request
 
 from indexer.search import Engine, Found, Query, Target
 from indexer.store import galleries
+from indexer.store.search import Scoring
 from recognition import registry
 from recognition.pipeline import Recipe
+from recognition.spec import Threshold
 from recognition.types import Embeddings
 from service import vision
 from service.body import body, described
@@ -21,8 +23,15 @@ from service.deps import Owned, admitted
 from service.errors import InvalidRequest
 from service.inference import while_connected
 from service.routes.responses import CONFLICT, IMAGE_ERRORS, NOT_FOUND
-from service.schemas import EngineView, FaceMatches, FindRequest, FindResponse
+from service.schemas import (
+    EngineView,
+    FaceMatches,
+    FindRequest,
+    FindResponse,
+    FpirEstimate,
+)
 from service.state import Services
+from service.threads import in_daemon_thread
 from service.views import area, match, score
 
 router = APIRouter(tags=["search"], dependencies=[Depends(admitted)])
@@ -43,45 +52,78 @@ async def find(
     started = time.perf_counter()
     if (asked.img is None) == (asked.embedding is None):
         raise InvalidRequest("send either img or embedding")
-    model = vision.known_model(asked.model_name)
-    target = await owned.threads.run(lambda: _target(owned, asked.gallery, model))
+    if asked.threshold is not None and asked.target_fpir is not None:
+        raise InvalidRequest("send either threshold or target_fpir")
+    target = await _target(owned, asked)
     plan = vision.plan(asked, owned.settings, target.space.recipe if target else None)
-    probes, results = await _probes(request, asked, owned, plan)
-    found = Found(tuple(() for _ in probes), NOTHING)
+    probes, results = await _probes(request, asked, owned, Probed(plan, target))
+    own = _own_threshold(asked, target.space.recipe if target else plan.recipe)
+    found = Found(tuple(() for _ in probes), tuple("unknown" for _ in probes), NOTHING)
+    limit = Limit(own.value if asked.threshold is None else asked.threshold)
     if target is not None:
-        query = _query(asked, target.space.recipe)
-        found = await _search(owned, target, probes, query)
-    recipe = target.space.recipe if target else plan.recipe
+        limit = await _limit(owned, target, asked, limit)
+        found = await _search(owned, target, probes, _query(asked, limit.threshold))
     return FindResponse(
-        results=_with_matches(results, found, asked, recipe),
+        results=_with_matches(results, found, asked, (own, limit.threshold)),
         gallery=target.gallery if target else asked.gallery,
         model=plan.recipe.model,
         detector_backend=plan.recipe.detector,
         similarity_metric=asked.distance_metric,
+        **_told(limit, asked),
         engine=EngineView(**asdict(found.engine)),
         time=round(time.perf_counter() - started, 4),
     )
 
 
-def _target(owned: Services, gallery: str, model: str | None) -> Target | None:
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """How probes are made, and what they are searched in, if anything."""
+
+    plan: vision.Plan
+    target: Target | None
+
+    @property
+    def dimension(self) -> int:
+        if self.target is not None:
+            return self.target.space.dimension
+        return registry.model(self.plan.recipe.model).dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The largest distance answered, and what it was derived from."""
+
+    threshold: float
+    estimate: FpirEstimate | None = None
+
+
+async def _target(owned: Services, asked: FindRequest) -> Target | None:
     """None for a gallery that nobody was ever enrolled in. Raises NotFound, Conflict."""
-    with owned.database.read() as connection:
-        if galleries.get(connection, gallery).active_space_id is None:
-            return None
-    return owned.searcher.target(gallery, model)
+    model = vision.known_model(asked.model_name)
+    known = owned.searcher.known(asked.gallery, model)
+    if known is not None:
+        return known
+
+    def look() -> Target | None:
+        with owned.database.read() as connection:
+            if galleries.get(connection, asked.gallery).active_space_id is None:
+                return None
+        return owned.searcher.target(asked.gallery, model)
+
+    return await owned.threads.run(look)
 
 
 async def _probes(
-    request: Request, asked: FindRequest, owned: Services, plan: vision.Plan
+    request: Request, asked: FindRequest, owned: Services, probed: Probed
 ) -> tuple[Embeddings, list[FaceMatches]]:
     """(n, dimension) float32, and an answer without matches for each."""
     if asked.embedding is not None:
-        rows = _embeddings(asked.embedding, registry.model(plan.recipe.model).dimension)
+        rows = _embeddings(asked.embedding, probed.dimension)
         return rows, [FaceMatches(facial_area=None, face_confidence=None, matches=[]) for _ in rows]
     image = await owned.sources.get(asked.img or b"")
     seen = await while_connected(
         request,
-        owned.inference.run(lambda: vision.represent(owned.recognizer, image, plan, "img")),
+        owned.inference.run(lambda: vision.represent(owned.recognizer, image, probed.plan, "img")),
     )
     results = [
         FaceMatches(
@@ -105,18 +147,51 @@ def _embeddings(given: list[list[float]], dimension: int) -> Embeddings:
     return rows
 
 
-def _query(asked: FindRequest, recipe: Recipe) -> Query:
-    own = registry.model(recipe.model).threshold(
+def _own_threshold(asked: FindRequest, recipe: Recipe) -> Threshold:
+    return registry.model(recipe.model).threshold(
         recipe.detector, asked.distance_metric, recipe.align
     )
+
+
+async def _limit(owned: Services, target: Target, asked: FindRequest, otherwise: Limit) -> Limit:
+    """The threshold for the rate of false alarms that is asked for. Raises Conflict."""
+    rate = asked.target_fpir
+    if rate is None:
+        return otherwise
+    metric, scoring = asked.distance_metric, _scoring(asked)
+    impostors = await in_daemon_thread(lambda: owned.points.impostors(target, metric, scoring))
+    threshold = impostors.threshold(rate)
+    estimate = FpirEstimate(
+        **asdict(impostors.rate(threshold)),
+        people=impostors.people,
+        sample=len(impostors.distances),
+    )
+    return Limit(threshold, estimate)
+
+
+def _told(limit: Limit, asked: FindRequest) -> dict[str, Any]:
+    """What the answer says of the threshold."""
+    told: dict[str, Any] = {"threshold": limit.threshold}
+    if limit.estimate is not None:
+        told |= {"target_fpir": asked.target_fpir, "fpir_estimate": limit.estimate}
+    return told
+
+
+def _scoring(asked: FindRequest) -> Scoring:
+    return Scoring(asked.score_by, asked.score_faces)
+
+
+def _query(asked: FindRequest, threshold: float) -> Query:
     chosen = asked.filter
     names = chosen.identities if chosen else None
     return Query(
         gallery=asked.gallery,
         metric=asked.distance_metric,
         k=asked.k,
-        threshold=own.value if asked.threshold is None else asked.threshold,
+        threshold=threshold,
         group_by=asked.group_by,
+        scoring=_scoring(asked),
+        once=asked.person_once,
         identities=None if names is None else tuple(names),
         metadata=chosen.metadata if chosen else None,
         min_version=asked.min_version,
@@ -131,12 +206,15 @@ async def _search(owned: Services, target: Target, probes: Embeddings, query: Qu
 
 
 def _with_matches(
-    results: list[FaceMatches], found: Found, asked: FindRequest, recipe: Recipe
+    results: list[FaceMatches],
+    found: Found,
+    asked: FindRequest,
+    limits: tuple[Threshold, float],
 ) -> list[FaceMatches]:
-    own = registry.model(recipe.model).threshold(
-        recipe.detector, asked.distance_metric, recipe.align
-    )
-    applied = own.value if asked.threshold is None else asked.threshold
-    for result, matches in zip(results, found.matches, strict=True):
+    """`limits`: the gallery's own threshold, and the one that was applied."""
+    own, applied = limits
+    rows = zip(results, found.matches, found.decisions, strict=True)
+    for result, matches, decision in rows:
         result.matches = [match(m, asked.distance_metric, own, applied) for m in matches]
+        result.decision = decision
     return results

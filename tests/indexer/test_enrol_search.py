@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import text
 
 from indexer import people
-from indexer.cache import SearchCache
+from indexer.cache.build import Options
+from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller, Extractor
 from indexer.errors import Conflict, InvalidName, NotFound
 from indexer.search import Query, Searcher
@@ -30,7 +31,7 @@ LIMIT = 0.0853
 
 @pytest.fixture(scope="module")
 def cache(database: Database) -> Iterator[SearchCache]:
-    made = SearchCache(database)
+    made = SearchCache(database, Options(2**30, None, 1))
     made.start()
     yield made
     made.close()
@@ -249,9 +250,9 @@ def test_cache_equals_database_after_a_storm_of_writers(
             {"s": target.space.id, "g": target.gallery_id},
         ).scalars()
         stored = set(rows)
-    held = index.gallery(target.gallery_id)
+    held = index.view(target.gallery_id)
     assert held is not None
-    assert set(held._rows) == stored
+    assert set(held.taken(None).faces.tolist()) == stored
     assert held.size == len(stored)
 
 
@@ -277,7 +278,7 @@ def test_a_restored_database_makes_the_cache_load_anew(
         if index is not None and index.version < version:
             break
         time.sleep(0.05)
-    held = index.gallery(target.gallery_id) if index else None
+    held = index.view(target.gallery_id) if index else None
     assert held is None or held.size == 0
     with database.write() as connection:
         connection.execute(t.space.update().values(version=t.space.c.version + 2))
