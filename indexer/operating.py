@@ -161,7 +161,7 @@ class OperatingPoints:
         index = self._cache.index(key.space_id, 0, 0) if self._cache is not None else None
         view = index.view(key.gallery_id) if index is not None else None
         if index is not None and view is not None:
-            measured = _in_view(view, key, index.version)
+            measured = estimate(view, key.metric, key.scoring, index.version)
         else:
             measured = self._in_sql(target, key)
         if len(self._known) >= KEPT:
@@ -183,12 +183,13 @@ class OperatingPoints:
         return _impostors(distances, people, space.version)
 
 
-def _in_view(view: View, key: _Key, version: int) -> Impostors:
-    faces, people, probes = _sample(view)
+def estimate(view: View, metric: Metric, scoring: Scoring, version: int) -> Impostors:
+    """From the faces of a view, which are those of `version`. Raises Conflict."""
     _check(view.people)
+    people, probes = _sample(view)
     distances: list[float] = []
-    ask = Ask(metric=key.metric, limit=2, by="person", scoring=key.scoring)
-    for start in range(0, len(faces), TOGETHER):
+    ask = Ask(metric=metric, limit=2, by="person", scoring=scoring)
+    for start in range(0, len(people), TOGETHER):
         part = slice(start, start + TOGETHER)
         answer = search(view, probes[part], ask)
         for own, hits in zip(people[part].tolist(), answer.hits, strict=True):
@@ -196,8 +197,8 @@ def _in_view(view: View, key: _Key, version: int) -> Impostors:
     return _impostors(distances, view.people, version)
 
 
-def _sample(view: View) -> tuple[NDArray[np.int64], NDArray[np.int64], Embeddings]:
-    """One face of each of some people: ids of faces and people, raw embeddings."""
+def _sample(view: View) -> tuple[NDArray[np.int64], Embeddings]:
+    """One face of each of some people: their ids, and raw embeddings."""
     random = np.random.default_rng(SEED)
     living = [(part.rows, part.living()) for part in view.parts]
     people = np.concatenate([rows.people[which] for rows, which in living])
@@ -212,7 +213,6 @@ def _sample(view: View) -> tuple[NDArray[np.int64], NDArray[np.int64], Embedding
         for (rows, which), end in zip(living, ends.tolist(), strict=True)
     ]
     return (
-        np.concatenate([rows.faces for rows in taken]),
         np.concatenate([rows.people for rows in taken]),
         np.concatenate([rows.unit * rows.norms[:, None] for rows in taken]),
     )

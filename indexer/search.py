@@ -192,7 +192,7 @@ class Searcher:
             answer = self._combiner.ask(key, look)
         else:
             (answer,) = self._together([look])
-        name = "faiss-pq4" if view.coded else "faiss-flat"
+        name = "faiss-flat" if answer.exact else "faiss-pq4"
         return Engine(name, answer.exact, version, view.size), list(answer.hits)
 
     def _together(self, looks: Sequence[_Look]) -> list[Answer]:

@@ -30,7 +30,7 @@ from service.routes import faces, galleries, health, identities, jobs, models, s
 from service.runner import JobRunner
 from service.schemas import ProblemDocument
 from service.settings import ServiceSettings
-from service.state import Services, prepare_database, warm
+from service.state import Services, keep_house, prepare_database, warm
 from service.threads import DatabaseThreads
 
 VERSION = "0.1.0"
@@ -80,6 +80,7 @@ def _lifespan(
             preparing = asyncio.ensure_future(prepare_database(services))
             tasks = [preparing, asyncio.ensure_future(warm(services))]
             tasks.append(asyncio.ensure_future(JobRunner(services).run()))
+            tasks.append(asyncio.ensure_future(keep_house(services)))
             stack.push_async_callback(_end, tasks)
             await _first_try(preparing, services)
             yield {"services": services}

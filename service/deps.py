@@ -10,14 +10,14 @@ from starlette.requests import Request
 from service.state import Services
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     found: Services = request.state.services
     return found
 
 
-def admitted(request: Request) -> None:
+async def admitted(request: Request) -> None:
     """Refuses a request that would have to be refused later, before its body is read."""
-    services(request).inference.check()
+    (await services(request)).inference.check()
 
 
 Owned = Annotated[Services, Depends(services)]

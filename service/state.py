@@ -12,6 +12,7 @@ import numpy as np
 from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller
 from indexer.errors import DatabaseUnavailable
+from indexer.maintain import maintain
 from indexer.operating import OperatingPoints
 from indexer.search import Searcher
 from indexer.store import galleries
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 DEFAULT_GALLERY = "default"
 RETRY_S = 2.0
 WEIGHTS_RETRY_S = 30.0
+HOUSEKEEPING_S = 300.0
 
 
 @dataclass(slots=True)
@@ -99,6 +101,18 @@ async def warm(services: Services) -> None:
             await in_daemon_thread(partial(services.recognizer.attribute, name))
         except RecognitionError as error:
             log.warning("attribute %s cannot be loaded: %s", name, error)
+
+
+async def keep_house(services: Services) -> None:
+    """Trim the log and build missing indexes now and then; one process of all does it."""
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_S)
+        try:
+            await in_daemon_thread(lambda: maintain(services.database, services.settings))
+        except DatabaseUnavailable as error:
+            log.warning("housekeeping waits for the database: %s", error)
+        except Exception:
+            log.exception("housekeeping failed")
 
 
 def _prepare(database: Database) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ import pytest
 from sqlalchemy import text
 
 from indexer import people
-from indexer.cache.ask import Ask, search
 from indexer.cache.build import Options
 from indexer.cache.follower import SearchCache
 from indexer.cache.space import SpaceIndex
@@ -21,60 +19,11 @@ from indexer.search import Query, Searcher
 from indexer.store import galleries, identities, images, spaces
 from indexer.store.engine import Database
 from indexer.store.images import ImageRow
-from indexer.store.spaces import Space
-from recognition.pipeline import Face, Recipe
+from recognition.pipeline import Face
 from recognition.types import Box, Detection
-from tests.indexer.cache.conftest import made_up
+from tests.world import World
 
-NUMBERS = itertools.count(9000)
 GB = 2**30
-
-
-class World:
-    """A gallery in a space of its own, with people whose embeddings are made up."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.number = next(NUMBERS)
-        self.name = f"world {self.number}"
-        self.vectors = made_up(people=1500, each=1, dimension=128, seed=self.number).raw
-        recipe = Recipe("Dlib", "mediapipe", version=self.number)
-        with database.write() as connection:
-            self.space: Space = spaces.ensure(connection, recipe)
-            galleries.ensure(connection, self.name)
-            self.gallery = galleries.get(connection, self.name).id
-            galleries.set_spaces(connection, self.gallery, active=self.space.id, building=None)
-
-    def enrol(self, *numbers: int) -> int:
-        """Those people, in one transaction; returns the version."""
-        with self.database.write() as connection:
-            held = galleries.hold(connection, self.name)
-            owners = identities.ensure(connection, held.id, [f"p{n}" for n in numbers])
-            items = []
-            for n in numbers:
-                sha = (self.number * 10_000 + n).to_bytes(32, "big")
-                row = ImageRow(
-                    gallery_id=held.id, identity_id=owners[f"p{n}"], sha256=sha, size=1,
-                    state="ready", uploaded=True,
-                )  # fmt: skip
-                face = Face(Detection(Box(0, 0, 9, 9), 1.0), 1.0, self.vectors[n])
-                faces = {self.space.id: (face,)}
-                items.append(
-                    (images.add(connection, row), Extracted(sha, 1, "ready", None, 9, 9, faces))
-                )
-            changes: dict[int, list[tuple[int, str]]] = {}
-            store_faces(connection, held.id, items, changes)
-            return spaces.publish(connection, changes)[self.space.id]
-
-    def erase(self, number: int) -> int:
-        return people.erase_identity(self.database, self.name, f"p{number}")
-
-    def found(self, index: SpaceIndex, number: int) -> bool:
-        view = index.view(self.gallery)
-        if view is None:
-            return False
-        hits = search(view, self.vectors[number : number + 1], Ask(limit=1, within=1e-6)).hits[0]
-        return len(hits) == 1
 
 
 @pytest.fixture
@@ -275,8 +224,9 @@ def test_many_changes_are_settled_in_the_background(
         assert state.builds >= 2
 
 
-def test_engines_change_without_a_pause(world: World) -> None:
-    world.enrol(*range(1200))
+def test_engines_change_without_a_pause(database: Database) -> None:
+    world = World(database, people=4000)
+    world.enrol(*range(4000))
     searcher_query = Query(gallery=world.name, threshold=1e-6, k=1)
     with running(world.database) as cache:
         searcher = Searcher(world.database, cache)
@@ -294,6 +244,7 @@ def test_engines_change_without_a_pause(world: World) -> None:
                 found = searcher.find(target, world.vectors[77:78], searcher_query)
                 assert [m.identity for m in found.matches[0]] == ["p77"]
                 seen.append(found.engine.name)
+    people.erase_gallery(database, world.name)
 
 
 def test_what_does_not_fit_the_memory_is_left_to_the_database(world: World) -> None:
