@@ -166,8 +166,12 @@ def find(
     probes = tools.recognizer.embeddings(faces, recipe)
     found = searcher.find(target, probes, Query(gallery=gallery, k=k, threshold=limit))
     results = [
-        {**_area(face.detection), "matches": [asdict(match) for match in matches]}
-        for face, matches in zip(faces, found.matches, strict=True)
+        {
+            **_area(face.detection),
+            "decision": decision,
+            "matches": [asdict(match) for match in matches],
+        }
+        for face, decision, matches in zip(faces, found.decisions, found.matches, strict=True)
     ]
     return {
         "results": results,

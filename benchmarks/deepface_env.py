@@ -1,0 +1,98 @@
+"""An environment with DeepFace in it, made once, and what its `find` takes there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import deepface_peer
+from benchmarks.machine import say
+from benchmarks.results import Outcome, Row
+from benchmarks.timing import Latency
+from indexer.settings import Settings
+from recognition.models.dlib import WEIGHTS
+from recognition.samples import SAMPLES
+from recognition.weights import WeightsCache
+from service.settings import ServiceSettings, environment
+
+VERSION = "0.0.103"
+PACKAGES = (
+    f"deepface=={VERSION}",
+    "werkzeug",  # it imports that without asking for it
+    "dlib-bin",
+    "opencv-contrib-python-headless<5",  # 5 has no Haar cascades
+)
+LARGEST = 10_000
+SMALLEST = 1_000
+
+
+def measure(scratch: Path, sizes: list[int]) -> dict[int, Outcome]:
+    """`find` at 1,000 and 10,000 faces; what a larger folder would take, by the line through both."""
+    weights = WeightsCache(Settings().weights_folder)
+    _install(scratch, weights)
+    photo = weights.path(SAMPLES[0].weights)
+    small, large = (_run(scratch, faces, photo) for faces in (SMALLEST, LARGEST))
+    return {faces: _outcome(faces, small, large) for faces in sizes}
+
+
+def _install(scratch: Path, weights: WeightsCache) -> None:
+    done = scratch / "deepface" / ".installed"
+    if not done.exists():
+        say(f"installing DeepFace {VERSION} into an environment of its own")
+        venv.create(scratch / "deepface" / "env", clear=True, with_pip=True)
+        pip = [str(_python(scratch)), "-m", "pip", "install", "--quiet"]
+        subprocess.run(
+            [*pip, "--disable-pip-version-check", *PACKAGES], check=True, stdout=sys.stderr
+        )
+        done.touch()
+    folder = scratch / "deepface" / ".deepface" / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights.path(WEIGHTS), folder / WEIGHTS.name)
+
+
+def _run(scratch: Path, faces: int, photo: Path) -> list[dict[str, Any]]:
+    say(f"DeepFace over {faces:,} files")
+    command = [str(_python(scratch)), deepface_peer.__file__, str(scratch / "deepface" / "faces")]
+    settings = {"DEEPFACE_HOME": str(scratch / "deepface"), "DEEPFACE_LOG_LEVEL": "40"}
+    ran = subprocess.run(
+        [*command, str(faces), str(photo)],
+        env=environment(ServiceSettings()) | settings,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
+
+
+def _outcome(faces: int, small: list[dict[str, Any]], large: list[dict[str, Any]]) -> Outcome:
+    """The search alone: without the probe's detection and embedding, which is told beside it."""
+    probe = 1000 * next(told["median_s"] for told in large if told["way"] == "probe")
+    rows = []
+    for at_small, at_large in zip(small, large, strict=True):
+        if at_large["way"] != "find":
+            continue
+        slope = (at_large["median_s"] - at_small["median_s"]) / (LARGEST - SMALLEST)
+        p50 = 1000 * (at_large["median_s"] + slope * (faces - LARGEST)) - probe
+        found = Latency(p50, None, 1000 / p50, 0)
+        if faces == LARGEST:
+            found = replace(found, p99=1000 * at_large["longest_s"] - probe, calls=at_large["runs"])
+        rows.append(
+            Row(engine=f"DeepFace {VERSION}, find", alone=found, note=_note(faces, probe, at_large))
+        )
+    return Outcome(rows, {"deepface_probe_ms": probe})
+
+
+def _note(faces: int, probe: float, told: dict[str, Any]) -> str:
+    refresh = "" if told["refresh_database"] else ", refresh_database=False"
+    asked = f"return_type={told['return_type']}{refresh}; the probe's {probe:.0f} ms not counted"
+    return asked if faces == LARGEST else f"**extrapolated**; {asked}"
+
+
+def _python(scratch: Path) -> Path:
+    return scratch / "deepface" / "env" / "bin" / "python"
