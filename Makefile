@@ -6,7 +6,7 @@ GALLERY ?= default
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: setup dev run test check bench lint fmt types contracts lock clean
+.PHONY: setup dev run test check bench soak lint fmt types contracts lock clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,10 @@ contracts: dev
 fmt: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Servers, writers and trouble for an hour, or SECONDS: no update may be lost.
+soak: dev
+	$(BIN)/python -m tests.freshness --seconds $(or $(SECONDS),3600)
 
 bench: dev
 	$(BIN)/python -m benchmarks

@@ -16,12 +16,13 @@ from benchmarks.timing import Work
 from benchmarks.vectors import FACES_EACH, NEAREST, Faces, Matrix, blocks
 from indexer.cache.ask import Ask, search
 from indexer.cache.base import BaseWriter, Mark
-from indexer.cache.build import SNAPSHOT_FROM, Options
+from indexer.cache.build import Options
 from indexer.cache.codes import Codes
 from indexer.cache.follower import SearchCache
 from indexer.cache.space import SpaceIndex
 from indexer.cache.view import LONGEST_SHORTLIST, PER_MATCH, SCAN_SHARE, View
 from indexer.search import Query, Searcher
+from indexer.settings import SNAPSHOT_FROM
 from indexer.store.engine import Database
 from indexer.store.vectors import Owners
 from service.settings import ServiceSettings

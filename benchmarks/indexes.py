@@ -90,7 +90,7 @@ def ivf(unit: Matrix) -> Iterator[Way]:
     )
     seconds = built(index, unit)
     for probed in (256, 512, 1024):
-        name = f"the same in {LISTS} lists, {probed} probed, shortlist 400"
+        name = f"4-bit codes of 2 numbers in {LISTS} lists, {probed} probed, shortlist 400"
         look = shortlisted(index, unit, 400)
 
         def probing(

@@ -10,6 +10,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+SNAPSHOT_FROM = 20_000
+"""Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
+
+
 def default_home() -> Path:
     """The user's data folder; for root one that the unprivileged Postgres user can enter."""
     if os.geteuid() == 0:

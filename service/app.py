@@ -130,6 +130,7 @@ def _options(settings: ServiceSettings) -> Options:
         memory=settings.cache_memory // settings.workers,
         folder=settings.snapshots_folder,
         threads=settings.threads_per_run,
+        snapshot_from=settings.cache_snapshots,
     )
 
 

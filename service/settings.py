@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from indexer.settings import Settings
+from indexer.settings import SNAPSHOT_FROM, Settings
 
 Listed = Annotated[tuple[str, ...], NoDecode]
 Folders = Annotated[tuple[Path, ...], NoDecode]
@@ -69,8 +69,10 @@ class ServiceSettings(Settings):
         description="memory for the search caches of all processes, as in 800MB or 4GiB; "
         "what does not fit is searched in the database",
     )
-    cache_snapshots: bool = Field(
-        True, description="keep large search caches on disk too, for a quick start"
+    cache_snapshots: int = Field(
+        SNAPSHOT_FROM,
+        ge=0,
+        description="faces from which a search cache is kept on disk too, for a quick start; 0: never",
     )
     recall_sample: float = Field(
         0.001, ge=0, le=1, description="share of compressed searches repeated exactly, for metrics"

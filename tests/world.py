@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections.abc import Mapping
 
 from indexer import people
 from indexer.cache.ask import Ask, search
@@ -13,10 +15,32 @@ from indexer.store.engine import Database
 from indexer.store.images import ImageRow
 from indexer.store.spaces import Space
 from recognition.pipeline import Face, Recipe
-from recognition.types import Box, Detection
+from recognition.types import Box, Detection, Embeddings
 from tests.indexer.cache.conftest import made_up
 
 NUMBERS = itertools.count(9000)
+
+
+def enrol(world: World, database: Database, named: Mapping[str, Embeddings]) -> int:
+    """People by name with an embedding each, in one transaction; returns the version."""
+    with database.write() as connection:
+        held = galleries.hold(connection, world.name)
+        owners = identities.ensure(connection, held.id, named)
+        items = []
+        for name, vector in named.items():
+            sha = hashlib.sha256(f"{world.number} {name}".encode()).digest()
+            row = ImageRow(
+                gallery_id=held.id, identity_id=owners[name], sha256=sha, size=1,
+                state="ready", uploaded=True,
+            )  # fmt: skip
+            face = Face(Detection(Box(0, 0, 9, 9), 1.0), 1.0, vector)
+            faces = {world.space.id: (face,)}
+            items.append(
+                (images.add(connection, row), Extracted(sha, 1, "ready", None, 9, 9, faces))
+            )
+        changes: dict[int, list[tuple[int, str]]] = {}
+        store_faces(connection, held.id, items, changes)
+        return spaces.publish(connection, changes)[world.space.id]
 
 
 class World:
@@ -37,24 +61,7 @@ class World:
 
     def enrol(self, *numbers: int) -> int:
         """Those people, in one transaction; returns the version."""
-        with self.database.write() as connection:
-            held = galleries.hold(connection, self.name)
-            owners = identities.ensure(connection, held.id, [f"p{n}" for n in numbers])
-            items = []
-            for n in numbers:
-                sha = (self.number * 10_000 + n).to_bytes(32, "big")
-                row = ImageRow(
-                    gallery_id=held.id, identity_id=owners[f"p{n}"], sha256=sha, size=1,
-                    state="ready", uploaded=True,
-                )  # fmt: skip
-                face = Face(Detection(Box(0, 0, 9, 9), 1.0), 1.0, self.vectors[n])
-                faces = {self.space.id: (face,)}
-                items.append(
-                    (images.add(connection, row), Extracted(sha, 1, "ready", None, 9, 9, faces))
-                )
-            changes: dict[int, list[tuple[int, str]]] = {}
-            store_faces(connection, held.id, items, changes)
-            return spaces.publish(connection, changes)[self.space.id]
+        return enrol(self, self.database, {f"p{n}": self.vectors[n] for n in numbers})
 
     def erase(self, number: int) -> int:
         return people.erase_identity(self.database, self.name, f"p{number}")

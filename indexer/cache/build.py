@@ -15,6 +15,7 @@ from indexer.cache.base import Base, BaseWriter, Mark, wants_codes
 from indexer.cache.disk import Snapshots
 from indexer.cache.rows import Ids
 from indexer.cache.view import View
+from indexer.settings import SNAPSHOT_FROM
 from indexer.store import spaces, vectors
 from indexer.store.engine import Database
 from indexer.store.spaces import Engine, Space
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 COPY_ROWS = 65_536
 PATIENCE_S = 1800.0
 """How long to wait for another process that is writing the snapshot one needs."""
-SNAPSHOT_FROM = 20_000
-"""Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
 ID_BYTES = 45
 """Memory of a face besides its vector: ids, length, marks, places in the order of ids."""
 
@@ -43,7 +42,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`memory` bytes for all spaces; `folder` for snapshots, None for none; `threads` to train."""
+    """`memory` bytes for all spaces; `folder` for snapshots of spaces from so many faces on, None or
+    0 for none; `threads` to train."""
 
     memory: int
     folder: Path | None
@@ -87,7 +87,8 @@ class Builder:
 
     def keeps(self, faces: int) -> bool:
         """Whether a space of that size gets a snapshot."""
-        return self._snapshots is not None and faces >= self._options.snapshot_from
+        least = self._options.snapshot_from
+        return self._snapshots is not None and 0 < least <= faces
 
     def forget_others(self, space_ids: set[int]) -> None:
         if self._snapshots is not None:

@@ -1,0 +1,224 @@
+"""One run: servers, writers, readers, trouble, and at the end everybody asked about everything."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from sqlalchemy import text
+
+from indexer.embedded import EmbeddedPostgres
+from indexer.settings import Settings
+from indexer.store import spaces
+from indexer.store.engine import Database
+from tests.freshness.ledger import Ledger
+from tests.freshness.servers import Reader, Server, find, owner_of
+from tests.freshness.writers import SILENT, Writer, fingerprint, owners_in_database
+from tests.world import World
+
+SWEEP = 500
+SETTLE_S = 120.0
+FIRST_FACES = 2500
+"""Enough for compressed codes and for a snapshot in these runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seconds: float
+    processes: int = 4
+    writers: int = 8
+    trouble_every: float = 4.0
+
+
+@dataclass(slots=True)
+class Summary:
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = [f"{name:24} {count:>9,}" for name, count in sorted(self.counts.items())]
+        rows.append(f"{'violations':24} {len(self.violations):>9,}")
+        return "\n".join([*rows, *self.violations[:50]])
+
+
+@contextlib.contextmanager
+def temporary_home(weights: Path) -> Iterator[Path]:
+    """With the machine's weights in it; not below a folder that Postgres' user cannot enter."""
+    home = Path(tempfile.mkdtemp(prefix="facesearch-fire-"))
+    home.chmod(0o755)
+    (home / "weights").symlink_to(weights)
+    try:
+        yield home
+    finally:
+        EmbeddedPostgres(home).stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Fire:
+    """What is alive in a run."""
+
+    def __init__(self, home: Path, plan: Plan) -> None:
+        self._home = home
+        self._plan = plan
+        self._settings = Settings(home=home)
+        self._database = Database.open(self._settings)
+        self._database.upgrade()
+        with self._database.engine.begin() as connection:
+            connection.execute(text(SILENT))
+        self._world = World(self._database, people=FIRST_FACES)
+        self._world.enrol(*range(FIRST_FACES))
+        self._ledger = Ledger(time.monotonic)
+        self._servers = [Server(home, n, cache_snapshots="500") for n in range(plan.processes)]
+        self._engines = itertools.cycle(("compressed", "flat", "auto"))
+        self.summary = Summary()
+
+    def run(self) -> Summary:
+        try:
+            for server in self._servers:
+                server.start()
+            for server in self._servers:
+                server.wait_until_it_answers()
+            self._burn()
+            for number, server in enumerate(self._servers):
+                self._sweep(number, server)
+        finally:
+            for server in self._servers:
+                server.signal(signal.SIGCONT)
+                server.kill()
+            self._database.close()
+        return self.summary
+
+    def _burn(self) -> None:
+        writers = [
+            Writer(n, self._settings, self._world, self._ledger, silent=n % 2 == 1)
+            for n in range(self._plan.writers)
+        ]
+        readers = [
+            Reader(server, self._world.name, self._ledger, n)
+            for n, server in enumerate(self._servers)
+        ]
+        for thread in (*writers, *readers):
+            thread.start()
+        self._trouble()
+        for thread in (*writers, *readers):
+            thread.stop()
+        for thread in (*writers, *readers):
+            thread.join(60)
+        for writer in writers:
+            self.summary.counts["operations"] += writer.operations
+            self.summary.counts["of unknown outcome"] += writer.uncertain
+        for reader in readers:
+            self.summary.counts.update(reader.counts)
+            self.summary.violations += reader.violations
+
+    def _trouble(self) -> None:
+        """One kind after another, until the time is over; each is undone before the next."""
+        kinds: list[Callable[[int], None]] = [
+            self._kill_a_server, self._deafen, self._change_engine, self._kill_postgres,
+            self._freeze_a_server, self._idle_transaction, self._stop_postgres, self._change_engine,
+        ]  # fmt: skip
+        end = time.monotonic() + self._plan.seconds
+        for turn in itertools.count():
+            time.sleep(min(self._plan.trouble_every, max(0.0, end - time.monotonic())))
+            if time.monotonic() >= end:
+                return
+            kind = kinds[turn % len(kinds)]
+            kind(turn)
+            self.summary.counts[kind.__name__.strip("_").replace("_", " ")] += 1
+
+    def _kill_a_server(self, turn: int) -> None:
+        server = self._servers[turn % len(self._servers)]
+        server.kill()
+        server.start()
+
+    def _freeze_a_server(self, turn: int) -> None:
+        server = self._servers[turn % len(self._servers)]
+        server.signal(signal.SIGSTOP)
+        time.sleep(2)
+        server.signal(signal.SIGCONT)
+
+    def _deafen(self, _turn: int) -> None:
+        """Cut the connections that listen for notifications."""
+        with self._database.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE query LIKE 'LISTEN%' AND pid <> pg_backend_pid()"
+                )
+            )
+
+    def _change_engine(self, _turn: int) -> None:
+        with self._database.write() as connection:
+            spaces.set_engine(connection, self._world.space.id, next(self._engines))  # type: ignore[arg-type]
+
+    def _kill_postgres(self, _turn: int) -> None:
+        pid = EmbeddedPostgres(self._home).status().pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    def _stop_postgres(self, _turn: int) -> None:
+        """Whoever needs it next starts it again."""
+        EmbeddedPostgres(self._home).stop()
+
+    def _idle_transaction(self, _turn: int) -> None:
+        """Holds a transaction id for a while, as a forgotten session does."""
+
+        def hold() -> None:
+            with contextlib.suppress(Exception), self._database.engine.begin() as connection:
+                connection.execute(text("SELECT pg_current_xact_id()"))
+                time.sleep(3 * self._plan.trouble_every)
+                connection.execute(text("SELECT 1"))
+
+        threading.Thread(target=hold, daemon=True).start()
+
+    def _sweep(self, number: int, server: Server) -> None:
+        """The server must know the last version, and then everything as the database has it."""
+        truth = owners_in_database(self._database, self._world)
+        with self._database.read() as connection:
+            version = spaces.get(connection, self._world.space.id).version
+        server.wait_until_it_answers()
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+            for start in range(0, len(self._ledger.faces), SWEEP):
+                records = self._ledger.faces[start : start + SWEEP]
+                vectors = np.stack([record.vector for record in records])
+                answer = _patiently(client, self._world.name, vectors, version)
+                for record, face in zip(records, answer["results"], strict=True):
+                    self.summary.counts["checked at the end"] += 1
+                    stored, said = truth.get(fingerprint(record.vector)), owner_of(face)
+                    if not stored == said == record.owner:
+                        self.summary.violations.append(
+                            f"at the end, server {number}: face {record.number} is {stored!r}'s "
+                            f"in the database, {record.owner!r}'s by the ledger, said {said!r}"
+                        )
+
+
+def _patiently(
+    client: httpx.Client, gallery: str, vectors: np.ndarray, version: int
+) -> dict[str, object]:
+    """From memory, at that version: the last answer that matters is the cache's."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = find(client, gallery, vectors, min_version=version)
+            if answer["engine"]["name"].startswith("faiss") or time.monotonic() > deadline:
+                return answer
+        assert time.monotonic() < deadline + SETTLE_S, "the server does not answer"
+        time.sleep(0.2)
+
+
+def fire(plan: Plan) -> Summary:
+    weights = Settings().weights_folder
+    with temporary_home(weights) as home:
+        return Fire(home, plan).run()
