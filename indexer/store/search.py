@@ -72,8 +72,12 @@ class Scope:
 def nearest(
     connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
 ) -> Ranked:
-    """The nearest faces, at most `limit`."""
-    if _is_large(connection, scope) and ann.is_built(connection, scope.space):
+    """The nearest faces, at most `limit`.
+
+    The indexes know the order of cosines; that of raw lengths is another, so euclidean is scanned.
+    """
+    indexed = metric != "euclidean" and _is_large(connection, scope)
+    if indexed and ann.is_built(connection, scope.space):
         found = _by_index(connection, scope, probe, metric, limit)
         if len(found) == limit:
             return Ranked(found, exact=False)
@@ -146,8 +150,7 @@ def _by_index(
 ) -> list[Candidate]:
     """A shortlist in the index's order, which is that of cosines, ranked exactly."""
     form = ann.form(scope.space.dimension)
-    longer = SHORTLIST * (SHORTLIST if metric == "euclidean" else 1)
-    shortlist = min(max(LEAST_SHORTLIST[form], longer * limit), LONGEST_SHORTLIST)
+    shortlist = min(max(LEAST_SHORTLIST[form], SHORTLIST * limit), LONGEST_SHORTLIST)
     ef = str(min(MAX_EF, shortlist))
     connection.execute(_PLANNER, {"ef": ef, "tuples": str(MAX_TUPLES), "others": "off"})
     values = _values(scope, probe, limit) | {"shortlist": shortlist}

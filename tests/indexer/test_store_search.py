@@ -1,0 +1,327 @@
+"""The search in SQL: plans use the index, filters lose nothing, distances and people are numpy's."""
+
+from __future__ import annotations
+
+import io
+import threading
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from indexer import maintain, people
+from indexer.settings import Settings
+from indexer.store import ann, galleries, search, spaces
+from indexer.store.engine import Database
+from indexer.store.images import encode_copy
+from indexer.store.search import Scope, Scoring
+from indexer.store.spaces import Space
+from recognition.types import METRICS, Metric
+from tests.indexer.cache.conftest import Faces, by_face, by_person, made_up
+
+FORMS = {128: "vector", 512: "halfvec", 4096: "bit"}
+SIZES = {128: (1200, 4), 512: (500, 4), 4096: (250, 4)}
+
+
+class Store:
+    """A gallery of made-up faces in a space of its own, loaded in bulk."""
+
+    def __init__(self, database: Database, dimension: int, faces: Faces) -> None:
+        self.database = database
+        self.name = f"bulk {uuid.uuid4().hex}"
+        with database.write() as connection:
+            galleries.ensure(connection, self.name)
+            self.gallery = galleries.get(connection, self.name).id
+            space_id = connection.scalar(
+                text(
+                    "INSERT INTO space (model, detector, align, normalization, pipeline_version,"
+                    " dimension) VALUES (:name, 'none', 'native', 'base', 1, :d) RETURNING id"
+                ),
+                {"name": self.name, "d": dimension},
+            )
+            connection.execute(
+                text("SELECT facesearch_add_partition(:s, :d)"), {"s": space_id, "d": dimension}
+            )
+            galleries.set_spaces(connection, self.gallery, active=space_id, building=None)
+            self.space: Space = next(
+                s
+                for s in spaces.all_spaces(connection)
+                if s.id == space_id  # type: ignore[arg-type]
+            )
+            self.faces = self._load(connection, faces)
+
+    def _load(self, connection: object, faces: Faces) -> Faces:
+        """Rows get ids of their own; the faces as they are stored."""
+        owners = np.unique(faces.people)
+        run = connection.execute  # type: ignore[attr-defined]
+        values = {"g": self.gallery, "s": self.space.id, "n": len(owners)}
+        named = run(
+            text(
+                "INSERT INTO identity (gallery_id, name) SELECT :g, 'p' || n"
+                " FROM generate_series(1, :n) AS n RETURNING id"
+            ),
+            values,
+        ).scalars()
+        people_ids = dict(zip(owners.tolist(), sorted(named), strict=True))
+        owned = [people_ids[p] for p in faces.people.tolist()]
+        pictured = run(
+            text(
+                "INSERT INTO image (gallery_id, identity_id, source, sha256, size, state)"
+                " SELECT :g, owner, 'upload', sha256(n::text::bytea), 1, 'ready'"
+                " FROM unnest(CAST(:owners AS bigint[])) WITH ORDINALITY AS o(owner, n)"
+                " RETURNING id"
+            ),
+            {"g": self.gallery, "owners": owned},
+        ).scalars()
+        seen = run(
+            text(
+                "INSERT INTO face (image_id, space_id, box, confidence, quality)"
+                " SELECT image, :s, '{0,0,1,1}', 1, 1"
+                " FROM unnest(CAST(:images AS bigint[])) AS image RETURNING id"
+            ),
+            {"s": self.space.id, "images": list(pictured)},
+        ).scalars()
+        stored = Faces(np.asarray(list(seen)), np.asarray(owned), faces.raw)
+        data = encode_copy(self.space.id, self.gallery, stored.ids, stored.raw)
+        driver = connection.connection.driver_connection  # type: ignore[attr-defined]
+        into = "COPY embedding (space_id, face_id, gallery_id, vec) FROM STDIN BINARY"
+        with driver.cursor() as cursor:
+            cursor.copy_expert(into, io.BytesIO(data))
+        return stored
+
+    def scope(self, owners: np.ndarray | None = None) -> Scope:
+        return Scope(self.space, self.gallery, None if owners is None else owners.tolist())
+
+
+@pytest.fixture(scope="module")
+def stores(database: Database) -> Iterator[dict[int, Store]]:
+    """One of each form of index, built."""
+    made = {}
+    for dimension, (count, each) in SIZES.items():
+        store = Store(database, dimension, made_up(count, each, dimension, seed=dimension))
+        assert ann.build(database, store.space, 256)
+        made[dimension] = store
+    yield made
+    for store in made.values():
+        people.erase_gallery(database, store.name)
+
+
+@pytest.fixture
+def all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if these galleries were too large to be scanned."""
+    monkeypatch.setattr(search, "EXACT_ROWS", 100)
+    monkeypatch.setattr(search, "EXACT_PEOPLE", 10)
+
+
+def plan_of(store: Store, query: str, probe: np.ndarray, owners: list[int] | None = None) -> str:
+    with store.database.read() as connection:
+        connection.execute(search._PLANNER, {"ef": "100", "tuples": "20000", "others": "off"})
+        values = search._values(Scope(store.space, store.gallery, owners), probe, 10)
+        rows = connection.execute(text("EXPLAIN " + query), {**values, "shortlist": 100}).scalars()
+        return "\n".join(rows)
+
+
+@pytest.mark.parametrize("dimension", FORMS)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_plan_uses_the_index(stores: dict[int, Store], dimension: int, filtered: bool) -> None:
+    store = stores[dimension]
+    owners = np.unique(store.faces.people)[:100] if filtered else None
+    query = search.indexed_query(store.scope(owners))
+    plan = plan_of(store, query, store.faces.raw[0], None if owners is None else owners.tolist())
+    assert f"Index Scan using embedding_s{store.space.id}_ann" in plan
+    assert ann.form(dimension) == FORMS[dimension]
+
+
+def test_the_wrong_cast_scans_in_silence(stores: dict[int, Store]) -> None:
+    """Nobody is told; that is why the expression is made in one place, and its plan is tested."""
+    store = stores[128]
+    right = search.indexed_query(store.scope())
+    for wrong in (
+        "e.vec <=> CAST(:probe AS vector)",
+        "CAST(e.vec AS halfvec(128)) <=> CAST(:probe AS halfvec(128))",
+    ):
+        query = right.replace(ann.order(128, ":probe"), wrong)
+        assert query != right
+        assert "_ann" not in plan_of(store, query, store.faces.raw[0])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("large", [False, True])
+def test_nearest_faces(
+    stores: dict[int, Store], metric: Metric, large: bool, request: pytest.FixtureRequest
+) -> None:
+    if large:
+        request.getfixturevalue("all_large")
+    for store in stores.values():
+        found = wanted = 0
+        for probe in store.faces.raw[::97][:8] * 1.1:
+            truth = by_face(store.faces, probe, metric)
+            with store.database.read() as connection:
+                ranked = search.nearest(connection, store.scope(), probe, metric, 10)
+            assert ranked.exact is (not large or metric == "euclidean")
+            distance = {face: d for face, _, d in truth}
+            for candidate in ranked.candidates:
+                assert candidate.distance == pytest.approx(distance[candidate.face_id], abs=1e-3)
+            ids = [c.face_id for c in ranked.candidates]
+            if ranked.exact:
+                assert set(ids) == {face for face, _, _ in truth[:10]}
+            found += len(set(ids) & {face for face, _, _ in truth[:10]})
+            wanted += 10
+        assert found >= 0.85 * wanted
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.001])
+def test_a_filter_never_makes_the_answer_short(
+    stores: dict[int, Store], all_large: None, share: float
+) -> None:
+    for store in stores.values():
+        everybody = np.unique(store.faces.people)
+        owners = everybody[:: max(1, round(1 / share))][: max(1, round(share * len(everybody)))]
+        left = store.faces.chosen(np.isin(store.faces.people, owners))
+        with store.database.read() as connection:
+            for probe in store.faces.raw[:4]:
+                ranked = search.nearest(connection, store.scope(owners), probe, "cosine", 30)
+                assert len(ranked.candidates) == min(30, len(left.ids))
+                assert {c.identity_id for c in ranked.candidates} <= set(owners.tolist())
+                nearest = by_face(left, probe, "cosine")[0][0]
+                assert ranked.candidates[0].face_id == nearest
+    with store.database.read() as connection:
+        none = search.nearest(connection, store.scope(owners[:0]), probe, "cosine", 30)
+        assert none.candidates == []
+
+
+@pytest.mark.parametrize("kind", ["best", "mean", "centroid"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_nearest_people(stores: dict[int, Store], kind: str, metric: Metric) -> None:
+    store = stores[128]
+    for probe in store.faces.raw[:3]:
+        with store.database.read() as connection:
+            ranked = search.nearest_people(
+                connection, store.scope(), probe, metric, 7, Scoring(kind, 2)
+            )
+        wanted = by_person(store.faces, probe, metric, kind, 2)[:7]
+        assert [c.identity_id for c in ranked.candidates] == [person for person, _ in wanted]
+        for candidate, (person, score) in zip(ranked.candidates, wanted, strict=True):
+            assert candidate.distance == pytest.approx(score, abs=5e-4)
+            own = store.faces.chosen(store.faces.people == person)
+            assert candidate.face_id in own.ids
+
+
+def test_a_crowd_of_faces_of_one_person_hides_nobody(database: Database, all_large: None) -> None:
+    crowd = made_up(people=1, each=3000, dimension=32, seed=1)
+    others = made_up(people=30, each=2, dimension=32, seed=2)
+    faces = Faces(
+        np.arange(3060),
+        np.concatenate([np.zeros(3000, np.int64), others.people]),
+        np.concatenate([crowd.raw, others.raw]),
+    )
+    store = Store(database, 32, faces)
+    ann.build(database, store.space, 64)
+    with database.read() as connection:
+        ranked = search.nearest_people(
+            connection, store.scope(), crowd.raw[0], "cosine", 8, Scoring()
+        )
+    wanted = by_person(store.faces, crowd.raw[0], "cosine", "best", 1)[:8]
+    assert [c.identity_id for c in ranked.candidates] == [person for person, _ in wanted]
+    people.erase_gallery(database, store.name)
+
+
+def test_an_index_that_broke_off_is_built_anew(database: Database) -> None:
+    store = Store(database, 16, made_up(40, 3, 16))
+    assert ann.build(database, store.space, 64)
+    assert not ann.build(database, store.space, 64)
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:n)"),
+            {"n": f"embedding_s{store.space.id}_ann"},
+        )
+    with database.read() as connection:
+        assert not ann.is_built(connection, store.space)
+    assert ann.build(database, store.space, 64)
+    with database.read() as connection:
+        assert ann.is_built(connection, store.space)
+    people.erase_gallery(database, store.name)
+
+
+def test_an_index_is_built_while_faces_come(database: Database, all_large: None) -> None:
+    store = Store(database, 64, made_up(1500, 2, 64, seed=9))
+    more = made_up(30, 1, 64, seed=10)
+    came = []
+    building = threading.Thread(target=ann.build, args=(database, store.space, 128))
+    building.start()
+    for n in range(30):
+        with database.write() as connection:
+            came.append(_one(store, connection, more.raw[n]))
+    building.join(60)
+    with database.read() as connection:
+        assert ann.is_built(connection, store.space)
+        for face, vector in zip(came, more.raw, strict=True):
+            ranked = search.nearest(connection, store.scope(), vector, "cosine", 1)
+            assert not ranked.exact
+            assert ranked.candidates[0].face_id == face
+    people.erase_gallery(database, store.name)
+
+
+def _one(store: Store, connection: object, vector: np.ndarray) -> int:
+    run = connection.execute  # type: ignore[attr-defined]
+    face = run(
+        text(
+            "WITH i AS (INSERT INTO image (gallery_id, identity_id, source, sha256, size, state)"
+            " SELECT :g, min(id), 'upload', sha256(random()::text::bytea), 1, 'ready'"
+            " FROM identity WHERE gallery_id = :g RETURNING id)"
+            " INSERT INTO face (image_id, space_id, box, confidence, quality)"
+            " SELECT id, :s, '{0,0,1,1}', 1, 1 FROM i RETURNING id"
+        ),
+        {"g": store.gallery, "s": store.space.id},
+    ).scalar()
+    run(
+        text("INSERT INTO embedding VALUES (:s, :f, :g, CAST(:v AS vector))"),
+        {"s": store.space.id, "f": face, "g": store.gallery, "v": str(vector.tolist())},
+    )
+    return int(face)
+
+
+def test_two_builders_build_once(database: Database) -> None:
+    store = Store(database, 32, made_up(600, 3, 32, seed=4))
+    results: list[bool] = []
+    builders = [
+        threading.Thread(target=lambda: results.append(ann.build(database, store.space, 64)))
+        for _ in range(2)
+    ]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(60)
+    assert sorted(results) == [False, True]
+    people.erase_gallery(database, store.name)
+
+
+def test_memory_follows_the_size_and_has_a_limit() -> None:
+    assert ann.memory_mb(1000, 128, 4096) == 64
+    assert 900 < ann.memory_mb(1_000_000, 128, 4096) < 1100
+    assert ann.memory_mb(1_000_000, 512, 1024) == 1024
+    assert ann.memory_mb(100_000, 4096, 4096) < ann.memory_mb(100_000, 2048, 4096)
+
+
+def test_housekeeping(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintain, "ANN_INDEX_FROM", 50)
+    store = Store(database, 24, made_up(60, 2, 24, seed=5))
+    with database.write() as connection:
+        spaces.publish(connection, {store.space.id: [(1, "I"), (2, "I")]})
+        connection.execute(
+            text("UPDATE change_log SET at = now() - interval '8 days' WHERE space_id = :s"),
+            {"s": store.space.id},
+        )
+        spaces.publish(connection, {store.space.id: [(3, "I")]})
+    maintain.maintain(database, settings)
+    with database.read() as connection:
+        assert ann.is_built(connection, store.space)
+        left = connection.execute(
+            text("SELECT version FROM change_log WHERE space_id = :s"), {"s": store.space.id}
+        ).scalars()
+        assert list(left) == [2]
+    people.erase_gallery(database, store.name)
