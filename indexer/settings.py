@@ -9,7 +9,6 @@ from platformdirs import user_data_path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
 SNAPSHOT_FROM = 20_000
 """Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
 

@@ -156,7 +156,27 @@ def likeness(rows: Rows, probes: Embeddings, metric: Metric) -> NDArray[np.float
     """(probes, rows) numbers that order the rows of a probe as the metric does; larger is nearer."""
     if metric != "euclidean":
         return np.asarray(normalise(probes) @ rows.unit.T, np.float32)
-    values = np.asarray(probes @ rows.unit.T, np.float32)  # then 2 r·p - |r|²
-    values *= 2.0 * rows.norms
-    values -= rows.norms**2
-    return values
+    return _ordering(np.asarray(probes @ rows.unit.T, np.float32), rows.norms)
+
+
+def likeness_of(
+    rows: Rows, which: Ids, probe: NDArray[np.float32], metric: Metric
+) -> NDArray[np.float32]:
+    """As `likeness`, of the chosen rows to one probe (d,).
+
+    Where the rows lie and by one thread: many searches at once would fight for those of BLAS.
+    """
+    query = np.ascontiguousarray(probe if metric == "euclidean" else normalise(probe[None, :])[0])
+    values = np.empty(len(which), np.float32)
+    faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined] # missing in its stubs
+        faiss.swig_ptr(values), faiss.swig_ptr(query), faiss.swig_ptr(rows.unit),
+        faiss.swig_ptr(which), rows.dimension, 1, len(which),
+    )  # fmt: skip
+    return _ordering(values, rows.norms[which]) if metric == "euclidean" else values
+
+
+def _ordering(products: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """2 r·p - |r|², from the products of p with the unit vectors of r; in place."""
+    products *= 2.0 * norms
+    products -= norms**2
+    return products

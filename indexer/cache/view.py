@@ -15,7 +15,7 @@ from indexer.cache.rows import (
     Mask,
     Rows,
     distances_to,
-    likeness,
+    likeness_of,
     nearest,
     nearest_among,
 )
@@ -183,7 +183,7 @@ def _refined(rows: Rows, near: Ids, probe: Embeddings, metric: Metric, limit: in
     """The nearest of a shortlist, by float32; their distances are computed anew afterwards."""
     if len(near) <= limit:
         return near
-    values = likeness(rows.taken(near), probe[None, :], metric)[0]
+    values = likeness_of(rows, near, probe, metric)
     return near[np.argpartition(values, -limit)[-limit:]]
 
 

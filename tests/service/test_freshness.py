@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -98,49 +98,76 @@ def answers(server: Server, world: World, numbers: range) -> list[bool]:
     return [owner_of(face) == f"p{n}" for n, face in zip(numbers, found["results"], strict=True)]
 
 
+class PutBack:
+    """A server over a database of two hundred people that is put back to a backup of them."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self.postgres = EmbeddedPostgres(home)
+        self.database = Database.open(Settings(home=home))
+        self.database.upgrade()
+        self.world = World(self.database)
+        self.world.enrol(*range(200))
+        self._close()
+        self._backup = home / "backup"
+        data = home / "postgres" / "data"
+        subprocess.run(["cp", "-a", str(data), str(self._backup)], check=True)
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database.open(Settings(home=self._home))
+        self.world.database = self.database
+
+    def put_back(self) -> None:
+        """Files and owners as they were."""
+        self._close()
+        put_back(self._home, self._backup)
+        self.open()
+
+    def until_there_is_a_snapshot(self, version: int) -> None:
+        with self.database.write() as connection:
+            spaces.set_engine(connection, self.world.space.id, "flat")  # so that one is written
+        folder = self._home / "cache" / f"space-{self.world.space.id}"
+        until(lambda: [*folder.glob(f"{version}-*/meta.json")])
+
+    def _close(self) -> None:
+        self.database.close()
+        self.postgres.stop()
+
+
 @pytest.mark.parametrize("frozen", [True, False], ids=["follows", "restarts"])
 def test_a_database_put_back_to_a_backup_is_noticed(own_home: Path, frozen: bool) -> None:
     """What was written after the backup is gone, and other writes have come to the same versions."""
-    postgres = EmbeddedPostgres(own_home)
-    settings = Settings(home=own_home)
-    database = Database.open(settings)
-    database.upgrade()
-    world = World(database)
-    world.enrol(*range(200))
-    database.close()
-    postgres.stop()
-    backup = own_home / "backup"
-    subprocess.run(["cp", "-a", str(own_home / "postgres" / "data"), str(backup)], check=True)
-
+    stage = PutBack(own_home)
+    world = stage.world
     server = Server(own_home, 0, cache_snapshots="50")
     server.start()
     try:
         server.wait_until_it_answers()
-        database = Database.open(settings)
-        later = World.__new__(World)
-        later.__dict__.update(world.__dict__, database=database)
-        seen = [later.enrol(n) for n in range(200, 205)][-1]
-        seen = max(seen, later.erase(0))
-        assert eventually(server, later, range(205), [False, *[True] * 204])
-        database.close()
+        seen = [world.enrol(n) for n in range(200, 205)][-1]
+        seen = max(seen, world.erase(0))
+        assert eventually(server, world, range(205), [False, *[True] * 204])
+        stage.until_there_is_a_snapshot(seen)
         server.signal(signal.SIGSTOP) if frozen else server.kill()
-        postgres.stop()
-        put_back(own_home, backup)
-
-        database = Database.open(settings)
-        later.database = database
-        while later.enrol(300 + spaces_version(database, world)) < seen + 2:
+        stage.put_back()
+        while world.enrol(300 + spaces_version(stage.database, world)) < seen + 2:
             pass
         server.signal(signal.SIGCONT) if frozen else server.start()
         server.wait_until_it_answers()
-        assert eventually(server, later, range(205), [True] * 200 + [False] * 5)
-        first = 300 + 1
-        assert eventually(server, later, range(first, first + 3), [True] * 3)
-        database.close()
+        assert eventually(server, world, range(205), [True] * 200 + [False] * 5)
+        assert eventually(server, world, range(301, 304), [True] * 3)
+        stage.database.close()
     finally:
         with contextlib.suppress(ProcessLookupError):
             server.signal(signal.SIGCONT)
         server.kill()
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def spaces_version(database: Database, world: World) -> int:
