@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import Timeout
 
 from indexer.cache.base import Base, BaseWriter, Mark, wants_codes
 from indexer.cache.disk import Snapshots
@@ -94,6 +96,11 @@ class Builder:
         if self._snapshots is not None:
             self._snapshots.forget_others(space_ids)
 
+    def forget(self, space_id: int) -> None:
+        """Remove the snapshots of a space that has none any more: they hold people's faces."""
+        if self._snapshots is not None:
+            self._snapshots.prune(space_id, None)
+
     def load(self, space_id: int, memory: int) -> Base:
         """The space, from disk if that is possible. Raises OverBudget, IndexerError."""
         with self._database.read() as connection:
@@ -104,7 +111,7 @@ class Builder:
             raise OverBudget
         if mapped and self._snapshots is not None:
             try:
-                with self._snapshots.locked(space_id, PATIENCE_S):
+                with self._turn(self._snapshots, space_id):
                     return self._from_disk(self._snapshots, space_id) or self._draft(
                         self._snapshots, space_id, lambda place: self._fill(space_id, place)
                     )
@@ -112,6 +119,7 @@ class Builder:
                 log.warning("no snapshot of space %d: %s", space_id, error)
             if cost(space, faces, mapped=False) > memory:
                 raise OverBudget
+        self.forget(space_id)
         writer, mark, engine = self._fill(space_id, _in_memory)
         return writer.finish(mark, engine, self._options.threads)
 
@@ -120,16 +128,34 @@ class Builder:
         faces = sum(view.size for view in plan.views.values())
         space_id = plan.mark.space_id
         if self.keeps(faces) and self._snapshots is not None:
-            with self._snapshots.locked(space_id, 0):
+            with self._snapshots.lock(space_id):
                 newer = self._snapshots.latest(space_id) > plan.mark.version
                 found = self._from_disk(self._snapshots, space_id) if newer else None
                 return found or self._draft(
                     self._snapshots, space_id, lambda place: self._collect(plan, place)
                 )
-        if self._snapshots is not None:
-            self._snapshots.prune(space_id, None)
+        self.forget(space_id)
         writer, mark, engine = self._collect(plan, _in_memory)
         return writer.finish(mark, engine, self._options.threads)
+
+    @contextmanager
+    def _turn(self, snapshots: Snapshots, space_id: int) -> Iterator[None]:
+        """The space's lock, however long another process is writing. Raises Stopped, OSError."""
+        lock = snapshots.lock(space_id)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                lock.acquire(timeout=1)
+                break
+            except Timeout:
+                if self._stopping.is_set():
+                    raise Stopped from None
+                if time.monotonic() > deadline:
+                    raise
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _from_disk(self, snapshots: Snapshots, space_id: int) -> Base | None:
         """The newest snapshot, if the database goes on from there."""

@@ -13,8 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,13 +81,11 @@ class Snapshots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    @contextmanager
-    def locked(self, space_id: int, patience_s: float) -> Iterator[None]:
-        """One writer per space; a folder that cannot be locked raises OSError (Timeout is one)."""
+    def lock(self, space_id: int, patience_s: float = 0) -> FileLock:
+        """For the one writer of a space. Raises OSError; what it raises when taken is one too."""
         folder = self._of(space_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=patience_s, poll_interval=LOCK_POLL_S):
-            yield
+        return FileLock(folder / "lock", timeout=patience_s, poll_interval=LOCK_POLL_S)
 
     def draft(self, space_id: int, faces: int, dimension: int) -> Draft:
         """For the holder of the lock. Raises OSError."""

@@ -195,6 +195,8 @@ class SearchCache:
     def _attend(self, space_id: int, followed: _Followed, head: Head) -> None:
         """Bring one space up to date, as far as that goes without waiting."""
         if head.engine == "database":
+            if not followed.declined:
+                self._builder.forget(space_id)
             followed.declined = True
             self._show(followed, None)
             return
@@ -256,7 +258,9 @@ class SearchCache:
         if gone > max(SETTLE_FACES, index.faces // DEAD_SHARE):
             return True
         old = time.monotonic() - followed.built_at > SNAPSHOT_S
-        return bool(came or gone) and old and self._builder.keeps(index.faces)
+        return (
+            bool(came or gone) and old and (index.base.mapped or self._builder.keeps(index.faces))
+        )
 
     def _others(self, space_id: int) -> Iterator[_Followed]:
         return (f for other, f in self._spaces.items() if other != space_id)

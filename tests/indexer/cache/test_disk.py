@@ -18,7 +18,7 @@ FACES = made_up(people=500, each=4, dimension=32)
 
 
 def write(snapshots: Snapshots, faces: Faces = FACES, mark: Mark = MARK) -> Base:
-    with snapshots.locked(mark.space_id, 1):
+    with snapshots.lock(mark.space_id, 1):
         draft = snapshots.draft(mark.space_id, *faces.raw.shape)
         writer = BaseWriter(faces.owners, draft.unit)
         norms = np.linalg.norm(faces.raw, axis=1).astype(np.float32)
@@ -92,7 +92,7 @@ def test_an_older_one_is_used_when_the_newest_is_damaged(tmp_path: Path) -> None
 
 def test_a_draft_is_nothing_and_is_cleared_away(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
-    with snapshots.locked(3, 1):
+    with snapshots.lock(3, 1):
         snapshots.draft(3, 10, 4)  # a process that was killed leaves this
         assert snapshots.newest(3) is None
         snapshots.draft(3, 10, 4)
@@ -116,11 +116,11 @@ def test_pruning_and_spaces_that_are_gone(tmp_path: Path) -> None:
 
 def test_a_second_writer_waits_its_turn(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
-    with snapshots.locked(3, 1), pytest.raises(OSError), snapshots.locked(3, 0):  # noqa: PT011 - any
+    with snapshots.lock(3, 1), pytest.raises(OSError), snapshots.lock(3):  # noqa: PT011 - any
         pytest.fail("two hold the lock")
 
 
 def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
-    with snapshots.locked(3, 1), pytest.raises(OSError):  # noqa: PT011 - "no space left" or "too large"
+    with snapshots.lock(3, 1), pytest.raises(OSError):  # noqa: PT011 - "no space left" or "too large"
         snapshots.draft(3, 2**44, 512)

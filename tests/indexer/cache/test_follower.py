@@ -19,6 +19,7 @@ from indexer.search import Query, Searcher
 from indexer.store import galleries, identities, images, spaces
 from indexer.store.engine import Database
 from indexer.store.images import ImageRow
+from recognition.metrics import normalise
 from recognition.pipeline import Face
 from recognition.types import Box, Detection
 from tests.world import World
@@ -222,6 +223,26 @@ def test_many_changes_are_settled_in_the_background(
         assert len(folders(tmp_path, world)) == 1
         (state,) = [s for s in cache.states() if s.space_id == world.space.id]
         assert state.builds >= 2
+
+
+def test_erased_faces_leave_the_disk_too(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.cache.follower.SNAPSHOT_S", 0.2)
+    world.enrol(*range(20))
+
+    def on_disk(number: int) -> bool:
+        face = normalise(world.vectors[number : number + 1]).tobytes()
+        files = tmp_path.glob(f"space-{world.space.id}/[0-9]*/unit.f32")
+        return any(face in file.read_bytes() for file in files)
+
+    with running(world.database, folder=tmp_path, snapshot_from=10):
+        until(lambda: on_disk(3) and on_disk(4))
+        world.erase(3)
+        until(lambda: not on_disk(3) and on_disk(4))
+        for n in range(4, 15):
+            world.erase(n)
+        until(lambda: folders(tmp_path, world) == [])
 
 
 def test_engines_change_without_a_pause(database: Database) -> None:
