@@ -19,9 +19,7 @@ from indexer.store.spaces import Space
 from recognition.types import Embeddings, Metric
 
 EXACT_ROWS = 20_000
-"""Up to so many rows a scan costs less than it could lose."""
-EXACT_PEOPLE = 2_000
-"""Selections of up to so many people are scanned by way of their rows."""
+"""Up to so many rows, of a gallery or of the people selected, a scan costs less than it could lose."""
 FIRST_LOOK = 64
 FURTHER = 8
 SHORTLIST = 4
@@ -76,10 +74,10 @@ def nearest(
 
     The indexes know the order of cosines; that of raw lengths is another, so euclidean is scanned.
     """
-    indexed = metric != "euclidean" and _is_large(connection, scope)
-    if indexed and ann.is_built(connection, scope.space):
+    indexed = metric != "euclidean" and ann.is_built(connection, scope.space)
+    if indexed and _is_large(connection, scope):
         found = _by_index(connection, scope, probe, metric, limit)
-        if len(found) == limit:
+        if found is not None:
             return Ranked(found, exact=False)
     return Ranked(_by_scan(connection, scope, probe, metric, limit), exact=True)
 
@@ -104,8 +102,9 @@ def nearest_people(
 
 def count_faces(connection: ReadConnection, scope: Scope) -> int:
     """How many faces a search of the scope looks at."""
-    query = _told(scope, "cosine", "SELECT count(*) FROM {faces} WHERE {within}")
-    return int(connection.scalar(text(query), _values(scope, None, 0)) or 0)
+    query = _COUNT_ALL if scope.identity_ids is None else _COUNT
+    counted = connection.scalar(text(_told(scope, "cosine", query)), _values(scope, None, 0))
+    return int(counted or 0)
 
 
 def _best_people(
@@ -124,16 +123,10 @@ def _best_people(
 
 
 def _is_large(connection: ReadConnection, scope: Scope) -> bool:
-    """Whether a scan would be long; counts no further than it must."""
-    if scope.identity_ids is not None and len(scope.identity_ids) <= EXACT_PEOPLE:
-        return False
-    query = _told(
-        scope,
-        "cosine",
-        "SELECT count(*) FROM (SELECT 1 FROM embedding e"
-        " WHERE e.space_id = {space} AND e.gallery_id = :gallery LIMIT :limit) AS counted",
-    )
-    counted = connection.scalar(text(query), _values(scope, None, EXACT_ROWS + 1))
+    """Whether a scan would be long; counts no further than it must, people by their images."""
+    query = _COUNT_FIRST if scope.identity_ids is None else _COUNT_IMAGES
+    values = _values(scope, None, EXACT_ROWS + 1)
+    counted = connection.scalar(text(_told(scope, "cosine", query)), values)
     return int(counted or 0) > EXACT_ROWS
 
 
@@ -141,20 +134,26 @@ def _by_scan(
     connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
 ) -> list[Candidate]:
     # Without the cast to a dimension no HNSW index fits the expression, and none may.
-    connection.execute(_PLANNER, {"ef": "40", "tuples": "20000", "others": "on"})
-    return _run(connection, scope, metric, _SCAN, _values(scope, probe, limit))
+    statement = _SCAN_ALL if scope.identity_ids is None else _SCAN
+    return _run(connection, scope, metric, statement, _values(scope, probe, limit))
 
 
 def _by_index(
     connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
-) -> list[Candidate]:
-    """A shortlist in the index's order, which is that of cosines, ranked exactly."""
+) -> list[Candidate] | None:
+    """A shortlist in the index's order, which is that of cosines, ranked exactly.
+
+    None if the index gave up before the shortlist was full: a filter left too few of what it saw.
+    """
     form = ann.form(scope.space.dimension)
     shortlist = min(max(LEAST_SHORTLIST[form], SHORTLIST * limit), LONGEST_SHORTLIST)
-    ef = str(min(MAX_EF, shortlist))
-    connection.execute(_PLANNER, {"ef": ef, "tuples": str(MAX_TUPLES), "others": "off"})
     values = _values(scope, probe, limit) | {"shortlist": shortlist}
-    return _run(connection, scope, metric, _INDEXED, values)
+    connection.execute(_BY_INDEX, {"ef": str(min(MAX_EF, shortlist)), "tuples": str(MAX_TUPLES)})
+    rows = connection.execute(text(indexed_query(scope, metric)), values).all()
+    connection.execute(_AS_EVER)
+    if limit > shortlist or not rows or rows[0].seen < shortlist:
+        return None
+    return [Candidate(row[0], row[1], float(row[2])) for row in rows]
 
 
 def indexed_query(scope: Scope, metric: Metric = "cosine") -> str:
@@ -175,12 +174,12 @@ def _told(scope: Scope, metric: Metric, query: str) -> str:
     within = "e.space_id = {space} AND e.gallery_id = :gallery"
     parts = {
         "faces": _FACES,
-        "within": within + (" AND i.identity_id = ANY(:people)" if filtered else ""),
+        "within": within + (" AND i.identity_id = {people}" if filtered else ""),
         "distance": _DISTANCES[metric],
         "score": _CONVERTED[metric],
         "order": ann.order(scope.space.dimension, ":probe"),
     }
-    known = {"space": str(int(scope.space.id)), "d": str(int(scope.space.dimension))}
+    known = {"space": str(int(scope.space.id)), "people": _PEOPLE}
     return query.format(**parts, **known).format(**known)
 
 
@@ -189,7 +188,7 @@ def _values(scope: Scope, probe: Embeddings | None, limit: int) -> dict[str, Any
     if probe is not None:
         values["probe"] = "[" + ",".join(map(str, np.asarray(probe, np.float32).tolist())) + "]"
     if scope.identity_ids is not None:
-        values["people"] = list(scope.identity_ids)
+        values["people"] = "{" + ",".join(map(str, map(int, scope.identity_ids))) + "}"
     return values
 
 
@@ -207,11 +206,38 @@ _CONVERTED: dict[Metric, str] = {
     "euclidean_l2": "sqrt(2 * greatest(c, 0))",
     "angular": "(acos(least(greatest(1 - c, -1), 1)) / pi())",
 }
-_PLANNER = text(  # with an iterative scan a filter does not make the answer short
-    "SELECT set_config('hnsw.iterative_scan', 'strict_order', true),"
+_PEOPLE = "ANY(CAST(:people AS bigint[]))"
+"""Of the column's own type, or each row is compared with all of the array in place of hashed."""
+# An iterative scan goes on when a filter leaves too little. In the relaxed order it also gives what
+# it finds out of turn; the strict one drops that, and much of a filtered answer with it.
+_BY_INDEX = text(
+    "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true),"
     " set_config('hnsw.ef_search', :ef, true), set_config('hnsw.max_scan_tuples', :tuples, true),"
-    " set_config('enable_seqscan', :others, true), set_config('enable_sort', :others, true)"
+    " set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),"
+    " set_config('jit', 'off', true)"
 )
+_AS_EVER = text(
+    "SELECT set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true)"
+)
+"""For what comes after in the same transaction."""
+_COUNT = "SELECT count(*) FROM {faces} WHERE {within}"
+_COUNT_ALL = "SELECT count(*) FROM embedding e WHERE {within}"
+_COUNT_FIRST = (
+    "SELECT count(*) FROM (SELECT 1 FROM embedding e WHERE {within} LIMIT :limit) AS counted"
+)
+_COUNT_IMAGES = (
+    "SELECT count(*) FROM"
+    " (SELECT 1 FROM image i WHERE i.identity_id = {people} LIMIT :limit) AS counted"
+)
+_SCAN_ALL = """
+WITH near AS MATERIALIZED (
+    SELECT e.face_id, {distance} AS distance FROM embedding e WHERE {within}
+    ORDER BY distance, e.face_id LIMIT :limit
+)
+SELECT e.face_id, i.identity_id, e.distance
+FROM near e JOIN face f ON f.id = e.face_id JOIN image i ON i.id = f.image_id
+ORDER BY e.distance, e.face_id
+"""
 _SCAN = """
 SELECT e.face_id, i.identity_id, {distance} AS distance
 FROM {faces} WHERE {within} ORDER BY distance, e.face_id LIMIT :limit
@@ -221,7 +247,8 @@ WITH near AS MATERIALIZED (
     SELECT e.face_id, i.identity_id, e.vec FROM {faces} WHERE {within}
     ORDER BY {order} LIMIT :shortlist
 )
-SELECT e.face_id, e.identity_id, {distance} AS distance FROM near e
+SELECT e.face_id, e.identity_id, {distance} AS distance, (SELECT count(*) FROM near) AS seen
+FROM near e
 ORDER BY distance, e.face_id LIMIT :limit
 """
 _MEAN = """

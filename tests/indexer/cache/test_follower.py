@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -16,7 +18,7 @@ from indexer.cache.follower import SearchCache
 from indexer.cache.space import SpaceIndex
 from indexer.enrol import Extracted, store_faces
 from indexer.search import Query, Searcher
-from indexer.store import galleries, identities, images, spaces
+from indexer.store import galleries, identities, images, spaces, vectors
 from indexer.store.engine import Database
 from indexer.store.images import ImageRow
 from recognition.metrics import normalise
@@ -81,6 +83,36 @@ def test_it_loads_and_follows(world: World) -> None:
             "faiss-flat",
         )
         assert state.bytes > 3 * 128 * 4
+
+
+def test_while_it_loads_the_database_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading is held up in the middle; nothing else is different."""
+    world.enrol(*range(30))
+    go_on, each = threading.Event(), vectors.each
+
+    def slowly(*arguments: Any) -> None:
+        assert go_on.wait(30)
+        each(*arguments)
+
+    monkeypatch.setattr(vectors, "each", slowly)
+    cache = SearchCache(world.database, Options(GB, None, 1))
+    cache.start()
+    try:
+        until(lambda: f"space {world.space.id}: 0 of 30 faces" in cache.loading)
+        assert not cache.ready
+        searcher = Searcher(world.database, cache)
+        query = Query(gallery=world.name, threshold=1e-6, k=1)
+        target = searcher.target(world.name)
+        found = searcher.find(target, world.vectors[5:6], query)
+        assert [m.identity for m in found.matches[0]] == ["p5"]
+        assert found.engine.name == "pgvector"
+        go_on.set()
+        until(lambda: cache.ready)
+        assert cache.loading == ""
+        assert searcher.find(target, world.vectors[5:6], query).engine.name == "faiss-flat"
+    finally:
+        go_on.set()
+        cache.close()
 
 
 def test_a_restart_goes_on_from_the_snapshot(
