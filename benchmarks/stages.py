@@ -8,7 +8,6 @@ Prints a line of JSON for every stage that is done.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -24,6 +23,7 @@ from benchmarks.results import Outcome, Row
 from benchmarks.timing import CLIENTS, Timed, alternately, many, one
 from benchmarks.vectors import NEAREST, Case, Faces, blocks, own_photos, prepare, recall
 from indexer.settings import Settings
+from service.settings import ServiceSettings
 
 INDEX, FLAT, HTTP, SEARCHER, PGVECTOR = "index", "flat", "http", "searcher", "pgvector"
 IN_DATABASE = (HTTP, SEARCHER, PGVECTOR)
@@ -55,7 +55,7 @@ def index(job: Job, faces: Faces) -> Outcome:
     case, count = job.case, len(faces.probes)
     before = memory().own
     started = time.perf_counter()
-    built = engine.build(faces.unit, os.cpu_count() or 1)
+    built = engine.build(faces.unit, ServiceSettings().threads_per_run)
     seconds, grown = time.perf_counter() - started, memory().own - before
     say(f"{case.name}: {built.name} built in {seconds:.1f} s, shortlist {built.shortlist}")
     held = max(grown, built.index.bytes / MEGABYTE)  # memory of before may have been used again

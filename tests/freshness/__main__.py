@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from tests.freshness.run import Plan, fire
@@ -14,6 +15,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--writers", type=int, default=8)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     summary = fire(Plan(given.seconds, given.processes, given.writers))
     print(summary)
     return 1 if summary.violations else 0

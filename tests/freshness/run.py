@@ -11,9 +11,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,13 +24,15 @@ from indexer.embedded import EmbeddedPostgres
 from indexer.settings import Settings
 from indexer.store import spaces
 from indexer.store.engine import Database
-from tests.freshness.ledger import Ledger
+from tests.freshness.ledger import Ledger, Owner
 from tests.freshness.servers import Reader, Server, find, owner_of
 from tests.freshness.writers import SILENT, Writer, fingerprint, owners_in_database
 from tests.world import World
 
 SWEEP = 500
 SETTLE_S = 120.0
+JOIN_S = 150.0
+QUIET_S = 2.0
 FIRST_FACES = 2500
 """Enough for compressed codes and for a snapshot in these runs."""
 
@@ -111,12 +114,21 @@ class Fire:
         ]
         for thread in (*writers, *readers):
             thread.start()
-        self._trouble()
-        for thread in (*writers, *readers):
-            thread.stop()
-        for thread in (*writers, *readers):
-            thread.join(60)
+        try:
+            self._trouble()
+        finally:
+            # A writer that goes on would start the database again after its end. The last word is
+            # that of the silent ones: any hint after it would lead to their changes as well.
+            _end([writer for writer in writers if not writer.silent])
+            time.sleep(QUIET_S)
+            _end([*writers, *readers])
+        self._account(writers, readers)
+
+    def _account(self, writers: list[Writer], readers: list[Reader]) -> None:
+        alive = [thread.name for thread in (*writers, *readers) if thread.is_alive()]
+        self.summary.violations += [f"{name} does not end" for name in alive]
         for writer in writers:
+            self.summary.violations += writer.violations
             self.summary.counts["operations"] += writer.operations
             self.summary.counts["of unknown outcome"] += writer.uncertain
         for reader in readers:
@@ -126,8 +138,8 @@ class Fire:
     def _trouble(self) -> None:
         """One kind after another, until the time is over; each is undone before the next."""
         kinds: list[Callable[[int], None]] = [
-            self._kill_a_server, self._deafen, self._change_engine, self._kill_postgres,
-            self._freeze_a_server, self._idle_transaction, self._stop_postgres, self._change_engine,
+            self._idle_transaction, self._kill_a_server, self._deafen, self._change_engine,
+            self._kill_postgres, self._freeze_a_server, self._stop_postgres, self._change_engine,
         ]  # fmt: skip
         end = time.monotonic() + self._plan.seconds
         for turn in itertools.count():
@@ -135,16 +147,18 @@ class Fire:
             if time.monotonic() >= end:
                 return
             kind = kinds[turn % len(kinds)]
-            kind(turn)
+            kind(turn // len(kinds))
             self.summary.counts[kind.__name__.strip("_").replace("_", " ")] += 1
 
     def _kill_a_server(self, turn: int) -> None:
+        """The next one in each round."""
         server = self._servers[turn % len(self._servers)]
         server.kill()
         server.start()
 
     def _freeze_a_server(self, turn: int) -> None:
-        server = self._servers[turn % len(self._servers)]
+        """Another one than is killed in the same round."""
+        server = self._servers[(turn + 1) % len(self._servers)]
         server.signal(signal.SIGSTOP)
         time.sleep(2)
         server.signal(signal.SIGCONT)
@@ -152,12 +166,13 @@ class Fire:
     def _deafen(self, _turn: int) -> None:
         """Cut the connections that listen for notifications."""
         with self._database.engine.begin() as connection:
-            connection.execute(
+            cut = connection.execute(
                 text(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE query LIKE 'LISTEN%' AND pid <> pg_backend_pid()"
                 )
             )
+            self.summary.counts["listeners cut"] += len(cut.all())
 
     def _change_engine(self, _turn: int) -> None:
         with self._database.write() as connection:
@@ -173,49 +188,73 @@ class Fire:
         EmbeddedPostgres(self._home).stop()
 
     def _idle_transaction(self, _turn: int) -> None:
-        """Holds a transaction id for a while, as a forgotten session does."""
+        """Holds a transaction id for a while, as a forgotten session does.
+
+        Counted as held if nothing ended it before its time.
+        """
 
         def hold() -> None:
             with contextlib.suppress(Exception), self._database.engine.begin() as connection:
                 connection.execute(text("SELECT pg_current_xact_id()"))
                 time.sleep(3 * self._plan.trouble_every)
                 connection.execute(text("SELECT 1"))
+                self.summary.counts["idle transaction held"] += 1
 
         threading.Thread(target=hold, daemon=True).start()
 
     def _sweep(self, number: int, server: Server) -> None:
-        """The server must know the last version, and then everything as the database has it."""
+        """Its cache must come to the last version, and then tell everything as the database has it."""
         truth = owners_in_database(self._database, self._world)
         with self._database.read() as connection:
             version = spaces.get(connection, self._world.space.id).version
         server.wait_until_it_answers()
         with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
-            for start in range(0, len(self._ledger.faces), SWEEP):
-                records = self._ledger.faces[start : start + SWEEP]
-                vectors = np.stack([record.vector for record in records])
-                answer = _patiently(client, self._world.name, vectors, version)
-                for record, face in zip(records, answer["results"], strict=True):
+            known = self._known()
+            for start in range(0, len(known), SWEEP):
+                some = known[start : start + SWEEP]
+                vectors = np.stack([vector for _, vector, _ in some])
+                try:
+                    answer = _patiently(client, self._world.name, vectors, version)
+                except TimeoutError as error:
+                    self.summary.violations.append(f"at the end, server {number}: {error}")
+                    return
+                for (what, vector, owner), face in zip(some, answer["results"], strict=True):
                     self.summary.counts["checked at the end"] += 1
-                    stored, said = truth.get(fingerprint(record.vector)), owner_of(face)
-                    if not stored == said == record.owner:
+                    stored, said = truth.get(fingerprint(vector)), owner_of(face)
+                    if not stored == said == owner:
                         self.summary.violations.append(
-                            f"at the end, server {number}: face {record.number} is {stored!r}'s "
-                            f"in the database, {record.owner!r}'s by the ledger, said {said!r}"
+                            f"at the end, server {number}: {what} is {stored!r}'s "
+                            f"in the database, {owner!r}'s by the ledger, said {said!r}"
                         )
+
+    def _known(self) -> list[tuple[str, np.ndarray, Owner]]:
+        """Every face that there ever was, and whose it must be: those from before the fire too."""
+        first = [(f"p{n}", self._world.vectors[n], f"p{n}") for n in range(FIRST_FACES)]
+        return first + [(f"face {r.number}", r.vector, r.owner) for r in self._ledger.faces]
+
+
+def _end(threads: Sequence[Writer | Reader]) -> None:
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(JOIN_S)
 
 
 def _patiently(
     client: httpx.Client, gallery: str, vectors: np.ndarray, version: int
-) -> dict[str, object]:
-    """From memory, at that version: the last answer that matters is the cache's."""
+) -> dict[str, Any]:
+    """From memory, at that version. Raises TimeoutError: the database's answers prove nothing here."""
     deadline = time.monotonic() + SETTLE_S
-    while True:
+    told = "nothing"
+    while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             answer = find(client, gallery, vectors, min_version=version)
-            if answer["engine"]["name"].startswith("faiss") or time.monotonic() > deadline:
+            engine = answer["engine"]
+            told = f"{engine['name']} at {engine['version']}"
+            if engine["name"].startswith("faiss") and engine["version"] >= version:
                 return answer
-        assert time.monotonic() < deadline + SETTLE_S, "the server does not answer"
         time.sleep(0.2)
+    raise TimeoutError(f"the cache did not come to version {version}; the last answer: {told}")
 
 
 def fire(plan: Plan) -> Summary:

@@ -65,11 +65,14 @@ class Server:
 
 
 def find(client: httpx.Client, gallery: str, vectors: np.ndarray, **fields: Any) -> dict[str, Any]:
-    """The answer; raises httpx.HTTPError while the server or the database is away."""
+    """The answer; raises httpx.HTTPError while the server or the database is away.
+
+    Any other refusal is a mistake: AssertionError.
+    """
     body = {"embedding": vectors.tolist(), "gallery": gallery, "k": 3, "threshold": 0.01, **fields}
     response = client.post("/find", json=body)
-    if response.status_code == 500:
-        raise AssertionError(f"status 500: {response.text}")
+    if not response.is_success and response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        raise AssertionError(f"status {response.status_code}: {response.text}")
     response.raise_for_status()
     found: dict[str, Any] = response.json()
     return found
@@ -78,6 +81,7 @@ def find(client: httpx.Client, gallery: str, vectors: np.ndarray, **fields: Any)
 def owner_of(face: dict[str, Any]) -> str | None:
     """Who has the very face that was asked for."""
     same = [m["identity"] for m in face["matches"] if m["distance"] < SAME]
+    assert len(same) < 2, f"one face is said to be that of {same}"
     return str(same[0]) if same else None
 
 
@@ -98,6 +102,12 @@ class Reader(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:
+            self.violations.append(f"{self.name} ended: {error!r}")
+
+    def _read(self) -> None:
         while not self._stopping.is_set():
             if not self._ledger.faces:
                 time.sleep(0.05)

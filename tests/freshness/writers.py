@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
 
 from indexer import people
-from indexer.errors import DatabaseUnavailable, IndexerError
+from indexer.errors import DatabaseUnavailable, NotFound
 from indexer.settings import Settings
 from indexer.store.engine import Database
 from tests.freshness.ledger import FaceRecord, Ledger, Operation, Owner
@@ -20,6 +19,7 @@ from tests.world import World, enrol
 DIMENSION = 128
 MOST_AT_ONCE = 3
 PAUSE_S = 0.01
+SETTLE_S = 120.0
 
 
 class Writer(threading.Thread):
@@ -30,6 +30,7 @@ class Writer(threading.Thread):
     ) -> None:
         super().__init__(name=f"writer-{number}", daemon=True)
         self._number = number
+        self.silent = silent
         self._world = world
         self._ledger = ledger
         self._database = Database.open(settings)
@@ -40,22 +41,32 @@ class Writer(threading.Thread):
         self._stopping = threading.Event()
         self.operations = 0
         self.uncertain = 0
+        self.violations: list[str] = []
 
     def stop(self) -> None:
         self._stopping.set()
 
     def run(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self.violations.append(f"{self.name} ended: {error!r}")
+        finally:
+            self._database.close()
+
+    def _write(self) -> None:
         while not self._stopping.is_set():
             choice = self._random.random()
             if len(self._own) < 2 or choice < 0.5:
                 self._enrol()
-            elif choice < 0.9:
+            elif choice < 0.75:
                 self._erase()
+            elif choice < 0.9:
+                self._erase_image()
             else:
                 self._merge()
             self.operations += 1
             time.sleep(PAUSE_S * self._random.random())
-        self._database.close()
 
     def _enrol(self) -> None:
         count = int(self._random.integers(1, MOST_AT_ONCE + 1))
@@ -75,6 +86,31 @@ class Writer(threading.Thread):
         )
         self._own = [record for record in self._own if record.owner is not None]
 
+    def _erase_image(self) -> None:
+        """One image; others of the person stay, if merging has left any."""
+        record = self._own[self._random.integers(len(self._own))]
+        begun = [self._ledger.begin(record, None)]
+        self._attempt([record], begun, lambda: self._erase_image_of(record))
+        self._own = [record for record in self._own if record.owner is not None]
+
+    def _erase_image_of(self, record: FaceRecord) -> int:
+        with self._database.read() as connection:
+            image = connection.scalar(
+                text(
+                    "SELECT i.id FROM identity p JOIN image i ON i.identity_id = p.id"
+                    " JOIN face f ON f.image_id = i.id JOIN embedding e ON e.face_id = f.id"
+                    " WHERE p.gallery_id = :g AND p.name = :name AND e.space_id = :s"
+                    " AND substr(vector_send(e.vec), 5) = :vector"
+                ),
+                {
+                    "g": self._world.gallery, "s": self._world.space.id, "name": record.owner,
+                    "vector": record.vector.astype(">f4").tobytes(),
+                },
+            )  # fmt: skip
+        if image is None:
+            raise NotFound("image of face", record.number)
+        return people.erase_image(self._database, self._world.name, int(image))
+
     def _merge(self) -> None:
         names = sorted({record.owner or "" for record in self._own})
         if len(names) < 2:
@@ -92,10 +128,13 @@ class Writer(threading.Thread):
     def _attempt(
         self, records: list[FaceRecord], begun: list[Operation], work: Callable[[], int]
     ) -> None:
-        """One transaction; where its outcome is not known the database is asked for it."""
+        """One transaction; where its outcome is not known the database is asked for it.
+
+        Any other error ends the writer: nobody else touches its people.
+        """
         try:
             version = work()
-        except (IndexerError, DBAPIError):
+        except DatabaseUnavailable:
             self.uncertain += 1
             self._settle(records, begun)
             return
@@ -103,11 +142,14 @@ class Writer(threading.Thread):
             self._ledger.done(operation, version)
 
     def _settle(self, records: list[FaceRecord], begun: list[Operation]) -> None:
+        deadline = time.monotonic() + SETTLE_S
         while True:
             try:
                 owners, version = self._look(records)
                 break
-            except (DatabaseUnavailable, DBAPIError):
+            except DatabaseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
                 time.sleep(0.1)
         for record, operation in zip(records, begun, strict=True):
             if owners[record.number] == operation.owner:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select as sql_select
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import dialect
 
 from indexer import people
 from indexer.errors import InvalidFilter
@@ -174,6 +175,11 @@ def test_depth_is_bounded() -> None:
         values = [values]
     with pytest.raises(InvalidFilter, match="deep"):
         filters.parse({"a": {"in": [values]}})
+
+
+def test_strings_are_compared_without_a_locale() -> None:
+    """An embedded database has none, another may."""
+    assert 'COLLATE "C"' in str(filters.condition({"team": {"gt": "B"}}).compile(dialect=dialect()))
 
 
 def test_many_values_at_once(known: Known) -> None:

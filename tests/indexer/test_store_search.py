@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from indexer import maintain, people
 from indexer.settings import Settings
@@ -145,9 +146,9 @@ def test_the_plan_uses_the_index(
     "wrong",
     [
         "e.vec <=> CAST(:probe AS vector)",
-        "CAST(e.vec AS vector(64)) <=> CAST(:probe AS vector(64))",
-        "CAST(e.vec AS halfvec(128)) <=> CAST(:probe AS halfvec(128))",
-        "CAST(binary_quantize(e.vec) AS bit(64)) <~> CAST(:bits AS bit(64))",
+        "CAST(e.vec AS vector(64)) <=> CAST(array_fill(1, ARRAY[64]) AS vector(64))",
+        "CAST(e.vec AS halfvec(64)) <=> CAST(array_fill(1.0, ARRAY[64]) AS halfvec(64))",
+        "CAST(binary_quantize(e.vec) AS bit(64)) <~> CAST('1' AS bit(64))",
     ],
 )
 def test_another_cast_scans_in_silence(
@@ -156,7 +157,7 @@ def test_another_cast_scans_in_silence(
     """Nobody is told; that is why the expression is made in one place, and its plan is tested."""
     store = stores[dimension]
     right = search.indexed_query(store.scope())
-    query = right.replace(ann.order(dimension, ":probe"), wrong.replace(":bits", "'1'"))
+    query = right.replace(ann.order(dimension, ":probe"), wrong)
     assert query != right
     plan = plan_of(store, query)
     assert "_ann" not in plan
@@ -192,7 +193,7 @@ def test_nearest_faces(
         request.getfixturevalue("all_large")
     for store in stores.values():
         found = wanted = 0
-        for probe in store.faces.raw[::97][:8] * 1.1:
+        for probe in store.faces.raw[::97][:5] * 1.1:
             truth = by_face(store.faces, probe, metric)
             with store.database.read() as connection:
                 ranked = search.nearest(connection, store.scope(), probe, metric, 10)
@@ -203,23 +204,22 @@ def test_nearest_faces(
                 assert ids == {face for face, _, _ in truth[:10]}
             found += len(ids & {face for face, _, _ in truth[:10]})
             wanted += 10
-        print("RECALL", store.space.dimension, metric, large, found / wanted)
         assert found >= 0.9 * wanted
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.01, 0.001])
-@pytest.mark.parametrize("limit", [1, 10, 30])
 def test_a_filter_never_makes_the_answer_short(
-    stores: dict[int, Store], monkeypatch: pytest.MonkeyPatch, share: float, limit: int
+    stores: dict[int, Store], monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     """Nor does it cost recall; what the index cannot fill is scanned."""
     monkeypatch.setattr(search, "EXACT_ROWS", 0)
+    limit = 20
     for store in stores.values():
         owners = some(store, share)
         left = store.faces.chosen(np.isin(store.faces.people, owners))
         found = wanted = 0
         with store.database.read() as connection:
-            for probe in store.faces.raw[::59][:10]:
+            for probe in store.faces.raw[::97][:5]:
                 ranked = search.nearest(connection, store.scope(owners), probe, "cosine", limit)
                 truth = by_face(left, probe, "cosine")
                 assert len(ranked.candidates) == min(limit, len(left.ids))
@@ -229,8 +229,26 @@ def test_a_filter_never_makes_the_answer_short(
                 assert ids == nearest or not ranked.exact
                 assert ranked.exact or len(left.ids) > 100
                 found, wanted = found + len(ids & nearest), wanted + len(nearest)
-        print("RECALL", store.space.dimension, share, limit, found / wanted, ranked.exact)
         assert found >= 0.9 * wanted
+
+
+def test_strangers_find_the_nearest_through_a_filter(
+    stores: dict[int, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the strict order of an iterative scan loses one in fifteen, the relaxed one hardly any."""
+    monkeypatch.setattr(search, "EXACT_ROWS", 0)
+    store, found = stores[128], 0
+    strangers = made_up(12, 1, 128, seed=77).raw
+    for share in (0.5, 0.2, 0.1):
+        owners = some(store, share)
+        left = store.faces.chosen(np.isin(store.faces.people, owners))
+        with store.database.read() as connection:
+            for probe in strangers:
+                ranked = search.nearest(connection, store.scope(owners), probe, "cosine", 20)
+                assert not ranked.exact
+                wanted = {face for face, _, _ in by_face(left, probe, "cosine")[:20]}
+                found += len(wanted & {c.face_id for c in ranked.candidates})
+    assert found >= 0.98 * 20 * 3 * len(strangers)
 
 
 def test_nobody_selected_is_nobody_found(stores: dict[int, Store], all_large: None) -> None:
@@ -429,6 +447,38 @@ def test_two_builders_build_once(database: Database) -> None:
     people.erase_gallery(database, store.name)
 
 
+class NoRoom(Exception):
+    pgcode = "53100"  # what Postgres says when /dev/shm is too small
+
+
+@pytest.mark.parametrize(("code", "built"), [("53100", True), ("57014", False)])
+def test_without_shared_memory_one_process_builds(
+    database: Database, monkeypatch: pytest.MonkeyPatch, code: str, built: bool
+) -> None:
+    store = Store(database, 16, made_up(40, 3, 16, seed=6))
+    tried = []
+
+    def create(*args: object, workers: int) -> None:
+        tried.append(workers)
+        if workers:
+            error = NoRoom()
+            error.pgcode = code
+            raise DBAPIError("CREATE INDEX", None, error)
+        right(*args, workers=workers)  # type: ignore[arg-type]
+
+    right = ann._create
+    monkeypatch.setattr(ann, "_create", create)
+    if built:
+        assert ann.build(database, store.space, 64)
+    else:
+        with pytest.raises(DBAPIError):
+            ann.build(database, store.space, 64)
+    assert tried == ([2, 0] if built else [2])
+    with database.read() as connection:
+        assert ann.is_built(connection, store.space) is built
+    people.erase_gallery(database, store.name)
+
+
 def test_memory_follows_the_size_and_has_a_limit() -> None:
     assert ann.memory_mb(1000, 128, 4096) == 64
     assert 900 < ann.memory_mb(1_000_000, 128, 4096) < 1100
@@ -439,7 +489,6 @@ def test_memory_follows_the_size_and_has_a_limit() -> None:
 def test_housekeeping(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintain, "ANN_INDEX_FROM", 50)
     store = Store(database, 24, made_up(60, 2, 24, seed=5))
     with database.write() as connection:
         spaces.publish(connection, {store.space.id: [(1, "I"), (2, "I")]})
@@ -448,6 +497,15 @@ def test_housekeeping(
             {"s": store.space.id},
         )
         spaces.publish(connection, {store.space.id: [(3, "I")]})
+    monkeypatch.setattr(maintain, "ANN_INDEX_FROM", 121)
+    maintain.maintain(database, settings)
+    with database.read() as connection:
+        assert not ann.is_built(connection, store.space)
+    monkeypatch.setattr(maintain, "ANN_INDEX_FROM", 120)
+    with database.locked("facesearch:maintain"):
+        maintain.maintain(database, settings)
+    with database.read() as connection:
+        assert not ann.is_built(connection, store.space)
     maintain.maintain(database, settings)
     with database.read() as connection:
         assert ann.is_built(connection, store.space)
