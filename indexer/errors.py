@@ -23,6 +23,10 @@ class Conflict(IndexerError):
     """The request contradicts what is stored; the message says how to resolve it."""
 
 
+class EmptyGallery(Conflict):
+    """Nobody was ever enrolled in the gallery, so it has no embeddings to search."""
+
+
 class InvalidName(IndexerError):
     """A name of a gallery or an identity cannot be used."""
 

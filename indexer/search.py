@@ -17,7 +17,7 @@ from indexer.cache.recall import RecallSampler
 from indexer.cache.rows import Hits, Ids
 from indexer.cache.space import SpaceIndex
 from indexer.cache.view import View
-from indexer.errors import Conflict
+from indexer.errors import Conflict, EmptyGallery
 from indexer.store import galleries, identities, matches, spaces
 from indexer.store import search as store
 from indexer.store.engine import Database
@@ -122,7 +122,9 @@ class Searcher:
         with self._database.read() as connection:
             found = galleries.get(connection, gallery)
             if found.active_space_id is None:
-                raise Conflict(f"gallery {gallery!r} is empty; index a folder or enrol somebody")
+                raise EmptyGallery(
+                    f"gallery {gallery!r} is empty; index a folder or enrol somebody"
+                )
             space = spaces.get(connection, found.active_space_id)
         if model is not None and model != space.recipe.model:
             raise Conflict(

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 
+from indexer.errors import EmptyGallery
 from indexer.search import Engine, Found, Query, Target
 from indexer.store import galleries
 from indexer.store.search import Scoring
@@ -36,8 +37,6 @@ from service.views import area, match, score
 
 router = APIRouter(tags=["search"], dependencies=[Depends(admitted)])
 
-NOTHING = Engine("empty", True, 0, 0)
-
 
 @router.post(
     "/find",
@@ -58,11 +57,11 @@ async def find(
     plan = vision.plan(asked, owned.settings, target.space.recipe if target else None)
     probes, results = await _probes(request, asked, owned, Probed(plan, target))
     own = _own_threshold(asked, target.space.recipe if target else plan.recipe)
-    found = Found(tuple(() for _ in probes), tuple("unknown" for _ in probes), NOTHING)
+    found = _nothing(len(probes), asked)
     limit = Limit(own.value if asked.threshold is None else asked.threshold)
     if target is not None:
         limit = await _limit(owned, target, asked, limit)
-        found = await _search(owned, target, probes, _query(asked, limit.threshold))
+        found = await _search(owned, target, probes, asked, limit.threshold)
     return FindResponse(
         results=_with_matches(results, found, asked, (own, limit.threshold)),
         gallery=target.gallery if target else asked.gallery,
@@ -198,9 +197,21 @@ def _query(asked: FindRequest, threshold: float) -> Query:
     )
 
 
-async def _search(owned: Services, target: Target, probes: Embeddings, query: Query) -> Found:
+def _nothing(probes: int, asked: FindRequest) -> Found:
+    """What a gallery answers that nobody was enrolled in: as the database has it now."""
+    engine = Engine("empty", True, asked.min_version, 0)
+    return Found(tuple(() for _ in range(probes)), ("unknown",) * probes, engine)
+
+
+async def _search(
+    owned: Services, target: Target, probes: Embeddings, asked: FindRequest, threshold: float
+) -> Found:
+    query = _query(asked, threshold)
     started = time.perf_counter()
-    found = await owned.threads.run(lambda: owned.searcher.find(target, probes, query))
+    try:
+        found = await owned.threads.run(lambda: owned.searcher.find(target, probes, query))
+    except EmptyGallery:  # erased and made anew since this process last looked
+        return _nothing(len(probes), asked)
     owned.metrics.search(found.engine.name, time.perf_counter() - started)
     return found
 

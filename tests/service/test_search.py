@@ -123,6 +123,21 @@ def test_target_fpir_and_its_limits(client: httpx.Client, world: World, gallery:
     assert empty.json()["results"][0]["matches"] == []
 
 
+def test_a_gallery_that_is_made_anew_is_empty(client: httpx.Client, database: Database) -> None:
+    """The process has known it with people in it."""
+    was = World(database)
+    was.version = was.enrol(0, 1)
+    assert names(ask(client, was, was.vectors[:1], threshold=0.1)["results"][0]) == ["p0"]
+    path = "/galleries/" + was.name.replace(" ", "%20")
+    assert client.delete(path).status_code == 200
+    assert client.put(path).status_code == 201
+    for _ in range(2):
+        found = ask(client, was, was.vectors[:1], threshold=0.1)
+        assert names(found["results"][0]) == []
+        assert found["engine"]["version"] >= was.version
+    client.delete(path)
+
+
 def test_too_few_people_for_an_estimate(client: httpx.Client, database: Database) -> None:
     few = World(database)
     few.version = few.enrol(*range(10))
