@@ -23,7 +23,7 @@ from indexer.cache.follower import SearchCache
 from indexer.cache.rows import Hits
 from indexer.cache.view import View
 from indexer.errors import Conflict
-from indexer.search import Target
+from indexer.search import FRESH_TIMEOUT_S, Target
 from indexer.store import search as store
 from indexer.store import spaces, vectors
 from indexer.store.engine import Database
@@ -140,7 +140,8 @@ class OperatingPoints:
         if time.monotonic() - known.measured_at < FRESH_S or self._cache is None:
             return time.monotonic() - known.measured_at > 10 * FRESH_S
         index = self._cache.index(target.space.id, 0, 0)
-        return index is not None and index.version != known.version
+        small = len(known.distances) <= SAMPLE_IN_SQL < known.people
+        return index is not None and (small or index.version != known.version)
 
     def _refresh(self, target: Target, key: _Key) -> None:
         if key in self._measuring:
@@ -158,7 +159,9 @@ class OperatingPoints:
         self._background.submit(work)
 
     def _measure(self, target: Target, key: _Key) -> Impostors:
-        index = self._cache.index(key.space_id, 0, 0) if self._cache is not None else None
+        index = None
+        if self._cache is not None:
+            index = self._cache.index(key.space_id, 0, FRESH_TIMEOUT_S)
         view = index.view(key.gallery_id) if index is not None else None
         if index is not None and view is not None:
             measured = estimate(view, key.metric, key.scoring, index.version)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 
 from indexer.errors import EmptyGallery
-from indexer.search import Engine, Found, Query, Target
+from indexer.search import Decision, Engine, Found, Query, Target
 from indexer.store import galleries
 from indexer.store.search import Scoring
 from recognition import registry
@@ -200,7 +200,8 @@ def _query(asked: FindRequest, threshold: float) -> Query:
 def _nothing(probes: int, asked: FindRequest) -> Found:
     """What a gallery answers that nobody was enrolled in: as the database has it now."""
     engine = Engine("empty", True, asked.min_version, 0)
-    return Found(tuple(() for _ in range(probes)), ("unknown",) * probes, engine)
+    unknown: Decision = "unknown"
+    return Found(tuple(() for _ in range(probes)), (unknown,) * probes, engine)
 
 
 async def _search(
