@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Owner = str | None
+
+KEPT = 20_000
+"""So many faces are remembered; beyond that those that are gone for certain are forgotten."""
 
 
 @dataclass(slots=True)
@@ -42,6 +46,12 @@ class FaceRecord:
         """The version of the last acknowledged operation."""
         return max((op.version or 0 for op in self.operations if not op.lost), default=0)
 
+    @property
+    def over(self) -> bool:
+        """Whether it is gone, or never came, and nothing is open: it can only stay away."""
+        open_ = any(op.version is None and not op.lost for op in self.operations)
+        return bool(self.operations) and not open_ and self.owner is None
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -57,16 +67,26 @@ class Reply:
 class Ledger:
     """Written by the writers, read by the checkers."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
         self._clock = clock
+        self._kept = kept
         self._lock = threading.Lock()
+        self._numbers = itertools.count()
         self.faces: list[FaceRecord] = []
 
     def new(self, vector: np.ndarray) -> FaceRecord:
         with self._lock:
-            record = FaceRecord(len(self.faces), vector)
+            if len(self.faces) >= self._kept:
+                self._forget()
+            record = FaceRecord(next(self._numbers), vector)
             self.faces.append(record)
             return record
+
+    def _forget(self) -> None:
+        """The oldest of those that are over, a tenth of all at a time; readers go on with their list."""
+        over = [record.number for record in self.faces if record.over]
+        gone = set(over[: max(1, self._kept // 10)])
+        self.faces = [record for record in self.faces if record.number not in gone]
 
     def begin(self, record: FaceRecord, owner: Owner) -> Operation:
         operation = Operation(owner, self._clock())

@@ -30,7 +30,7 @@ from tests.freshness.writers import SILENT, Writer, fingerprint, owners_in_datab
 from tests.world import World
 
 SWEEP = 500
-SETTLE_S = 120.0
+SETTLE_S = 60.0
 JOIN_S = 150.0
 QUIET_S = 2.0
 FIRST_FACES = 2500
@@ -116,13 +116,30 @@ class Fire:
             thread.start()
         try:
             self._trouble()
-        finally:
-            # A writer that goes on would start the database again after its end. The last word is
-            # that of the silent ones: any hint after it would lead to their changes as well.
+            # The last word is that of the silent ones: any hint after it would lead to their
+            # changes as well.
             _end([writer for writer in writers if not writer.silent])
-            time.sleep(QUIET_S)
+            self._listen(QUIET_S)
+        finally:
+            # A writer that goes on would start the database again after its end.
             _end([*writers, *readers])
         self._account(writers, readers)
+
+    def _listen(self, seconds: float) -> None:
+        """The silent ones must be silent, or nothing is proved about lost notifications."""
+        raw = self._database.engine.raw_connection()
+        driver: Any = raw.driver_connection
+        try:
+            driver.autocommit = True
+            with driver.cursor() as cursor:
+                cursor.execute(f'LISTEN "{spaces.CHANNEL}"')
+            time.sleep(seconds)
+            driver.poll()
+            heard = len(driver.notifies)
+        finally:
+            raw.invalidate()
+        if heard:
+            self.summary.violations.append(f"silent writers were heard {heard} times")
 
     def _account(self, writers: list[Writer], readers: list[Reader]) -> None:
         alive = [thread.name for thread in (*writers, *readers) if thread.is_alive()]
@@ -188,7 +205,7 @@ class Fire:
         EmbeddedPostgres(self._home).stop()
 
     def _idle_transaction(self, _turn: int) -> None:
-        """Holds a transaction id for a while, as a forgotten session does.
+        """Holds a transaction id and a row that nobody needs, as a forgotten session does.
 
         Counted as held if nothing ended it before its time.
         """
@@ -196,6 +213,7 @@ class Fire:
         def hold() -> None:
             with contextlib.suppress(Exception), self._database.engine.begin() as connection:
                 connection.execute(text("SELECT pg_current_xact_id()"))
+                connection.execute(text("SELECT 1 FROM alembic_version FOR UPDATE"))
                 time.sleep(3 * self._plan.trouble_every)
                 connection.execute(text("SELECT 1"))
                 self.summary.counts["idle transaction held"] += 1

@@ -18,6 +18,7 @@ from tests.world import World, enrol
 
 DIMENSION = 128
 MOST_AT_ONCE = 3
+MOST_OF_ITS_OWN = 1500
 PAUSE_S = 0.01
 SETTLE_S = 120.0
 
@@ -57,7 +58,8 @@ class Writer(threading.Thread):
     def _write(self) -> None:
         while not self._stopping.is_set():
             choice = self._random.random()
-            if len(self._own) < 2 or choice < 0.5:
+            few, many = len(self._own) < 2, len(self._own) >= MOST_OF_ITS_OWN
+            if few or (choice < 0.5 and not many):
                 self._enrol()
             elif choice < 0.75:
                 self._erase()

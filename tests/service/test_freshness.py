@@ -67,6 +67,21 @@ def test_violations_are_told() -> None:
     assert "possible: ['None']" in str(ledger.check(record, reply("Ada", 6)))  # risen again
 
 
+def test_only_what_is_over_is_forgotten() -> None:
+    ledger = Ledger(lambda: 1.0, kept=4)
+    here, gone, open_, lost = records = [ledger.new(np.zeros(3)) for _ in range(4)]
+    for record in records:
+        operation = ledger.begin(record, "Ada")
+        ledger.lost(operation) if record is lost else ledger.done(operation, 5)
+    ledger.done(ledger.begin(gone, None), 6)
+    ledger.begin(open_, None)
+    fifth = ledger.new(np.zeros(3))
+    assert ledger.faces == [here, open_, lost, fifth]
+    sixth = ledger.new(np.zeros(3))
+    assert ledger.faces == [here, open_, fifth, sixth]
+    assert sixth.number == 5
+
+
 def test_nothing_is_lost_under_fire(weights_cache: WeightsCache) -> None:
     summary = fire(Plan(seconds=24, processes=2, writers=8, trouble_every=2.5))
     assert summary.violations == []
