@@ -28,6 +28,15 @@ def distances(a: Floats, b: Floats, metric: Metric) -> NDArray[np.float64]:
     return from_cosines(np.clip(cosine, 0.0, 2.0), metric)
 
 
+def paired(a: Floats, b: Floats, metric: Metric) -> NDArray[np.float64]:
+    """(n, d) against (n, d), row by row: the n distances, in float64."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if metric == "euclidean":
+        return np.asarray(np.linalg.norm(x - y, axis=1))
+    cosine = 1.0 - np.einsum("nd,nd->n", _unit(x), _unit(y))
+    return from_cosines(np.clip(cosine, 0.0, 2.0), metric)
+
+
 def from_cosine(distance: float, metric: Metric) -> float:
     """A cosine distance as angular or euclidean_l2 distance of the same two vectors."""
     return float(from_cosines(np.asarray(distance, np.float64), metric))
