@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -186,6 +186,44 @@ def verify(
     tools = commands.Tools.without_database()
     recipe = tools.recipe(None, model, detector)
     show(commands.verify(tools, (a, b), recipe, metric, threshold), as_json)
+
+
+@main.command()
+@click.argument("source", metavar="PAIRS.csv|TREE", type=click.Path(path_type=Path))
+@model_option
+@detector_option
+@click.option("--align", type=click.Choice(["native", "none"]), default="native", show_default=True)
+@click.option("--metric", "metrics", multiple=True, help="May be repeated; all by default.")
+@click.option("--root", type=FOLDER, help="Folder of the pairs' files.  [default: the CSV's]")
+@click.option("--output", type=FOLDER, help="Folder for the tables, JSON and plots.")
+@click.option("--failures", is_flag=True, help="List the files without a face.")
+@as_json
+@reported
+def evaluate(
+    source: Path,
+    model: str | None,
+    detector: str | None,
+    align: Literal["native", "none"],
+    metrics: tuple[str, ...],
+    root: Path | None,
+    output: Path | None,
+    failures: bool,
+    as_json: bool,
+) -> None:
+    """Measure accuracy on labelled photographs: pairs (file_a,file_b,same[,fold]), or a folder of people.
+
+    Verification by folds, TAR at FAR, thresholds, calibration, identification, and time by stage.
+    """
+    from indexer import commands
+    from indexer import output as shown
+
+    tools = commands.Tools.without_database()
+    asked = commands.Asked(source, root, align, metrics, output, failures)
+    result = commands.evaluate(tools, asked, tools.recipe(None, model, detector), quiet=as_json)
+    if as_json:
+        show(result, True)
+    else:
+        shown.evaluation(result)
 
 
 @main.command()

@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from indexer import people
+from indexer import labelled, people, report
 from indexer.errors import IndexerError
+from indexer.evaluate import Evaluator
 from indexer.index import Indexer
+from indexer.plots import NoPlots
 from indexer.progress import Run, display
 from indexer.reindex import Reindexer
 from indexer.search import Query, Searcher
@@ -26,10 +28,26 @@ from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
-from recognition.types import METRICS, Detection, Metric, Rgb
+from recognition.types import METRICS, Align, Detection, Metric, Rgb
 from recognition.verification import compare
 
 PAGE = 1000
+
+
+class CannotWrite(IndexerError):
+    """A folder named on the command line cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an evaluation is to look at and to write; `metrics` empty: all of them."""
+
+    source: Path
+    root: Path | None = None
+    align: Align = "native"
+    metrics: tuple[str, ...] = ()
+    output: Path | None = None
+    failures: bool = False
 
 
 class CannotRead(IndexerError):
@@ -224,6 +242,27 @@ def verify(
             "img2": _area(b[verdict.second].detection)["facial_area"],
         },
     }
+
+
+def evaluate(tools: Tools, asked: Asked, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
+    """How well a model and detector tell people apart on labelled photographs; `written` names the files."""
+    metrics = tuple(dict.fromkeys(_metric(name) for name in asked.metrics)) or METRICS
+    source = labelled.read(asked.source, asked.root)
+    shown = display(quiet)
+    try:
+        evaluator = Evaluator(tools.recognizer, tools.settings)
+        found = evaluator.run(source, replace(recipe, align=asked.align), metrics, shown)
+    finally:
+        shown.close()
+    result = report.data(found, failures=asked.failures)
+    if asked.output is None:
+        return result
+    try:
+        return result | {"written": report.write(found, result, asked.output), "no_plots": None}
+    except NoPlots as error:
+        return result | {"written": list(report.TEXTS), "no_plots": str(error)}
+    except OSError as error:
+        raise CannotWrite(f"{asked.output} cannot be written: {error.strerror}") from error
 
 
 def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:

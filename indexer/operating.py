@@ -28,6 +28,7 @@ from indexer.store import search as store
 from indexer.store import spaces, vectors
 from indexer.store.engine import Database
 from indexer.store.search import Scoring
+from recognition.evaluation import wilson
 from recognition.types import Embeddings, Metric
 
 SAMPLE = 2000
@@ -39,7 +40,6 @@ COUNTED = 10
 """A rate is read off the sample if so many of it are below the threshold; below, the tail is fitted."""
 TAIL_SHARE = 0.05
 TAIL_LEAST = 20
-Z = 1.959964
 FRESH_S = 60.0
 KEPT = 256
 SEED = 11
@@ -93,14 +93,6 @@ class Impostors:
         edge = float(self.distances[count])
         depth = float(np.mean(edge - self.distances[:count]))
         return edge, max(depth, 1e-12), count / size
-
-
-def wilson(count: int, size: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    share, spread = count / size, Z * Z / size
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / size + spread / (4 * size)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, slots=True)

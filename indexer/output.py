@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from indexer import report
+
 LONG_LIST = 8
 
 
@@ -21,6 +23,22 @@ def show(data: object, table: Sequence[Mapping[str, Any]] | None) -> None:
             console.print(line, markup=False, soft_wrap=True)
     else:
         console.print(_text(data), markup=False, soft_wrap=True)
+
+
+def evaluation(result: Mapping[str, Any]) -> None:
+    """Tables, what they rest on, and the block for a model's spec."""
+    console = Console(highlight=False)
+    for title, rows in report.tables(result):
+        console.print(title, style="bold", markup=False)
+        console.print(_table(rows), "")
+    lines = report.notes(result)
+    if result.get("no_plots"):
+        lines.append(result["no_plots"])
+    if result.get("written"):
+        lines.append(f"Written: {', '.join(result['written'])}.")
+    lines += [f"{one['file']}: {one['reason']}" for one in result.get("failures", ())]
+    for line in [*lines, "", "For a model's spec:", "", result["spec"]]:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

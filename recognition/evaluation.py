@@ -8,7 +8,7 @@ distance inf: it is answered no at every threshold, and so counts against TAR an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ RESAMPLES = 200
 SEED = 20
 SLOPES = (0.1, 1e4)
 """Bounds of a fitted slope, as multiples of 1 / threshold."""
+Z = 1.959964
 UNRANKED = 2**31
 """The rank of a person whose probe has no face."""
 
@@ -78,7 +79,7 @@ class Curve:
     def auc(self) -> float:
         """The area under TAR over FAR: how likely a pair of one person is nearer than one of strangers."""
         far, tar = np.append(self.far, 1.0), np.append(self.tar, 1.0)
-        return float(np.trapezoid(tar, far))
+        return float((np.diff(far) * (tar[1:] + tar[:-1]) / 2).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,38 +155,31 @@ class Identification:
         return float((self.nearest_other <= threshold).mean())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Sorted:
-    """Distances in order, once for many weightings: `ends` are the last of equal ones."""
+    """Distances put in order once, for curves with many weightings."""
 
-    trials: Trials
-    order: Ints = field(init=False)
-    ends: Ints = field(init=False)
-    thresholds: Floats = field(init=False)
-
-    def __post_init__(self) -> None:
-        distances = self.trials.distances
-        order = np.argsort(distances, kind="stable")[: int(self.trials.found.sum())]
-        ordered = distances[order]
-        ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
+    def __init__(self, trials: Trials) -> None:
+        order = np.argsort(trials.distances, kind="stable")[: int(trials.found.sum())]
+        ordered = trials.distances[order]
+        last = np.ones(len(ordered), np.bool_)
+        last[:-1] = ordered[1:] != ordered[:-1]
         least = ordered[0] / 2 if len(ordered) and ordered[0] > 0 else -1.0
-        object.__setattr__(self, "order", order)
-        object.__setattr__(self, "ends", ends)
-        object.__setattr__(self, "thresholds", np.concatenate([[least], ordered[ends]]))
+        self._trials, self._order, self._ends = trials, order, np.flatnonzero(last)
+        self._thresholds = np.concatenate([[least], ordered[last]])
 
     def curve(self, weights: Floats) -> Curve:
-        same = self.trials.same
+        same = self._trials.same
         genuine, others = weights * same, weights * ~same
         total, against = float(genuine.sum()), float(others.sum())
         return Curve(
-            self.thresholds,
+            self._thresholds,
             self._accepted(others, against),
             self._accepted(genuine, total),
-            _prior(total, against, self.trials.balanced),
+            _prior(total, against, self._trials.balanced),
         )
 
     def _accepted(self, weights: Floats, total: float) -> Floats:
-        sums = np.cumsum(weights[self.order])[self.ends]
+        sums = np.cumsum(weights[self._order])[self._ends]
         return np.concatenate([[0.0], sums / total if total > 0 else 0 * sums])
 
 
@@ -221,9 +215,7 @@ def held_out(trials: Trials) -> Accuracy | None:
     shares = []
     for name in names:
         others = trials.only(trials.folds != name)
-        shares.append(
-            accuracy(trials.only(trials.folds == name), best_threshold(curve(others)))
-        )
+        shares.append(accuracy(trials.only(trials.folds == name), best_threshold(curve(others))))
     error = float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
     return Accuracy(float(np.mean(shares)), error, tuple(shares))
 
@@ -233,11 +225,11 @@ def tar_at_far(of: Curve, far: float, strangers: int) -> Tar:
     if strangers * far < 1 - 1e-9:
         reason = f"{strangers:,} pairs of strangers; at least {round(1 / far):,} are needed"
         return Tar(far, None, None, None, reason=reason)
-    tar, threshold, reached = _at_far(of, far)
+    tar, threshold, reached = at_far(of, far)
     return Tar(far, tar, threshold, round(reached * strangers))
 
 
-def _at_far(of: Curve, far: float) -> tuple[float, float, float]:
+def at_far(of: Curve, far: float) -> tuple[float, float, float]:
     """TAR, threshold and FAR at the largest threshold with at most that FAR."""
     at = int(np.searchsorted(of.far, far * (1 + 1e-9), "right")) - 1
     last = at + 1 == len(of.far)
@@ -346,6 +338,14 @@ def joined(parts: Sequence[Identification]) -> Identification:
         np.concatenate([part.right for part in parts]),
         np.concatenate([part.nearest_other for part in parts]),
     )
+
+
+def wilson(count: int, size: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    share, spread = count / size, Z * Z / size
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z * float(np.sqrt(share * (1 - share) / size + spread / (4 * size))) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _prior(genuine: float, others: float, balanced: bool) -> float:

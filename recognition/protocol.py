@@ -83,7 +83,7 @@ def impostor_pairs(people: Ints, folds: Ints, most: int = IMPOSTORS) -> Ints:
 def _strangers(photos: Ints, people: Ints, most: int, rng: np.random.Generator) -> Ints:
     size = len(photos)
     if size * (size - 1) // 2 <= ENUMERATED:
-        i, j = np.triu_indices(size, 1)
+        i, j = (np.asarray(n, np.int64) for n in np.triu_indices(size, 1))
     else:
         i, j = rng.integers(0, size, (2, 4 * most))
         i, j = np.minimum(i, j), np.maximum(i, j)

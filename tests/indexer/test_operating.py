@@ -8,8 +8,9 @@ import pytest
 from indexer.cache.ask import Ask, search
 from indexer.cache.space import SpaceIndex
 from indexer.errors import Conflict
-from indexer.operating import Impostors, estimate, wilson
+from indexer.operating import Impostors, estimate
 from indexer.store.search import Scoring
+from recognition.evaluation import wilson
 from recognition.types import Metric
 from tests.indexer.cache.conftest import GALLERY, Faces, base_of, made_up
 
