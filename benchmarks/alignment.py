@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import Pair, best_threshold, held_out, read_pairs, share_right
+from indexer.labelled import Labelled, read_pairs
 from indexer.settings import Settings
-from recognition import registry
+from recognition import evaluation, registry
+from recognition.evaluation import Trials
 from recognition.images import ImageLimits, decode
-from recognition.metrics import distances
+from recognition.metrics import paired
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.runtime import Runtime
 from recognition.spec import Resources
@@ -77,20 +78,25 @@ def read(recognizer: Recognizer, detector: str, path: Path) -> Rgb:
     return loose(image, faces[0].box) if faces else image
 
 
-def summary(
-    detector: str, files: Sequence[str], found: dict[str, Measured], pairs: Sequence[Pair]
-) -> str:
-    """One row of the table."""
-    counted = [p for p in pairs if p.a in found and p.b in found]
-    values = np.array([distances(found[p.a].row, found[p.b].row, METRIC)[0, 0] for p in counted])
-    same = np.array([p.same for p in counted])
-    folds = np.array([p.fold for p in counted])
-    best = best_threshold(values, same)
-    stages = 1000 * np.median([m.seconds for m in found.values()], axis=0)
+def summary(detector: str, found: Sequence[Measured | None], labelled: Labelled) -> str:
+    """One row of the table; `found` by file."""
+    seen = np.array([m is not None for m in found])
+    counted = seen[labelled.pairs].all(axis=1)
+    pairs, dimension = labelled.pairs[counted], registry.model("Dlib").dimension
+    rows = np.concatenate([np.zeros((1, dimension)) if m is None else m.row for m in found])
+    trials = Trials(
+        paired(rows[pairs[:, 0]], rows[pairs[:, 1]], METRIC),
+        labelled.same[counted],
+        labelled.fold_of[counted],
+        labelled.people[counted],
+    )
+    best = evaluation.best_threshold(evaluation.curve(trials))
+    folds = evaluation.held_out(trials)
+    stages = 1000 * np.median([m.seconds for m in found if m is not None], axis=0)
     return (
-        f"| {detector} | {len(found) / len(files):.2%} | {len(counted)} "
-        f"| {share_right(values, same, THEIRS):.4f} | {best:.3f} "
-        f"| {share_right(values, same, best):.4f} | {held_out(values, same, folds):.4f} "
+        f"| {detector} | {seen.mean():.2%} | {len(pairs)} "
+        f"| {evaluation.accuracy(trials, THEIRS):.4f} | {best:.3f} "
+        f"| {evaluation.accuracy(trials, best):.4f} | {folds.mean if folds else np.nan:.4f} "
         f"| {stages[0]:.1f} | {stages[1]:.1f} | {stages[2]:.1f} |"
     )
 
@@ -101,8 +107,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--detectors", default=",".join(registry.DETECTORS))
     given = parser.parse_args()
-    pairs = read_pairs(given.pairs)
-    files = sorted({p.a for p in pairs} | {p.b for p in pairs})
+    labelled = read_pairs(given.pairs, given.folder)
     weights = WeightsCache(Settings().weights_folder)
     recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
     print(f"{os.cpu_count()} cores, {platform.machine()}, one thread; {METRIC} distance")
@@ -115,12 +120,11 @@ def main() -> None:
     for detector in given.detectors.split(","):
         recipe = Recipe("Dlib", detector)
         recognizer.warm(recipe)
-        all_found = {
-            file: measure(recognizer, recipe, read(recognizer, detector, given.folder / file))
-            for file in files
-        }
-        found = {file: m for file, m in all_found.items() if m is not None}
-        print(summary(detector, files, found, pairs), flush=True)
+        found = [
+            measure(recognizer, recipe, read(recognizer, detector, given.folder / file))
+            for file in labelled.files
+        ]
+        print(summary(detector, found, labelled), flush=True)
 
 
 if __name__ == "__main__":

@@ -229,11 +229,13 @@ def verify(
         tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
         recipe, known, threshold,
     )  # fmt: skip
+    own = registry.model(recipe.model).threshold(recipe.detector, known, recipe.align)
     return {
         "verified": verdict.verified,
         "distance": verdict.distance,
         "threshold": verdict.threshold,
         "confidence": verdict.confidence,
+        "confidence_from": own.data,
         "model": recipe.model,
         "detector_backend": recipe.detector,
         "similarity_metric": known,

@@ -84,7 +84,11 @@ def read_tree(root: Path) -> Labelled:
     genuine = protocol.genuine_pairs(owners)
     pairs = np.concatenate([genuine, protocol.impostor_pairs(owners, fold_of)])
     number = len(np.unique(fold_of))
-    note = None if number == protocol.FOLDS else f"the people are enough for {number} folds"
+    note = (
+        None
+        if number == protocol.FOLDS
+        else "so many as there can be with two people and a pair of one person in each"
+    )
     return Labelled(
         name=tree.root.name,
         kind="tree",

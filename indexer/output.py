@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.table import Table
 from indexer import report
 
 LONG_LIST = 8
+WIDE = 200
+"""Characters of a line of a table in a file or a pipe."""
 
 
 def show(data: object, table: Sequence[Mapping[str, Any]] | None) -> None:
@@ -27,7 +30,8 @@ def show(data: object, table: Sequence[Mapping[str, Any]] | None) -> None:
 
 def evaluation(result: Mapping[str, Any]) -> None:
     """Tables, what they rest on, and the block for a model's spec."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(f"{result['source']['name']}: {report.recipe_of(result)}\n", markup=False)
     for title, rows in report.tables(result):
         console.print(title, style="bold", markup=False)
         console.print(_table(rows), "")

@@ -96,12 +96,14 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     """What the numbers rest on, and why some are missing."""
     source, folds, ranks = result["source"], result["folds"], result["identification"]
     lines = [
-        f"{source['pairs']:,} pairs ({source['same']:,} of one person), {folds['number']} folds "
-        f"({'as in the file' if folds['origin'] == 'file' else 'made here'}).",
+        f"{source['pairs']:,} pairs, {source['same']:,} of them of one person; number of folds: "
+        f"{folds['number']} ({'as in the file' if folds['origin'] == 'file' else 'made here'}).",
         "± is the standard error over the folds; brackets hold 95 % intervals.",
     ]
     if folds["note"]:
         lines.append(f"Folds: {folds['note']}.")
+    if folds["number"] < 2:
+        lines.append("By folds: - (a threshold for a fold needs another fold to be chosen on).")
     if source["kind"] == "tree":
         lines.append("Accuracy and calibration: pairs of one person and of strangers count half.")
     if ranks["reason"]:
@@ -120,7 +122,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    parts = [f"# {result['source']['name']}: {_recipe(result)}"]
+    parts = [f"# {result['source']['name']}: {recipe_of(result)}"]
     for title, rows in tables(result):
         lines = [" | ".join(rows[0]), "|".join("---" for _ in rows[0])]
         lines += [" | ".join(row.values()) for row in rows]
@@ -189,7 +191,6 @@ def _photographs(result: Mapping[str, Any]) -> Row:
     source, detection, ms = result["source"], result["detection"], result["milliseconds"]
     files = max(source["files"], 1)
     return {
-        "model": _recipe(result),
         "files": f"{source['files']:,}",
         "with a face": f"{detection['found'] / files:.2%}",
         "no face": str(detection["no_face"]),
@@ -252,7 +253,7 @@ def _identification(name: str, one: Mapping[str, Any]) -> Row:
     }
 
 
-def _recipe(result: Mapping[str, Any]) -> str:
+def recipe_of(result: Mapping[str, Any]) -> str:
     recipe = result["recipe"]
     return f"{recipe['model']} + {recipe['detector']} (align {recipe['align']})"
 

@@ -89,7 +89,7 @@ def _strangers(photos: Ints, people: Ints, most: int, rng: np.random.Generator) 
         i, j = np.minimum(i, j), np.maximum(i, j)
         codes = np.unique(i[i < j] * size + j[i < j])
         i, j = codes // size, codes % size
-    pairs = np.column_stack([photos[i], photos[j]])
+    pairs: Ints = np.column_stack([photos[i], photos[j]])
     pairs = pairs[people[pairs[:, 0]] != people[pairs[:, 1]]]
     if len(pairs) > most:
         pairs = pairs[np.sort(rng.choice(len(pairs), most, replace=False))]

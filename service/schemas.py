@@ -28,6 +28,10 @@ FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 MAX_EMBEDDINGS = 1000
 MAX_NAMES = 10_000
 MAX_METADATA_BYTES = 64 * 1024
+CONFIDENCE = (
+    "per cent, 50 at the model's own threshold: the probability of one person, by a logistic of the distance fitted on "
+    "labelled pairs half of which are of one person; GET /models names the pairs (thresholds: data, slope)"
+)
 
 
 def _from_text(value: object) -> object:
@@ -255,7 +259,7 @@ class VerifyResponse(BaseModel):
     verified: bool
     distance: float
     threshold: float
-    confidence: float = Field(description="per cent; 50 at the threshold")
+    confidence: float = Field(description=CONFIDENCE)
     model: str
     detector_backend: str
     similarity_metric: Metric
@@ -333,7 +337,7 @@ class MatchView(BaseModel):
     distance: float
     similarity: float
     threshold: float
-    confidence: float
+    confidence: float = Field(description=CONFIDENCE)
     verified: bool = Field(description="whether the distance is within the gallery's own threshold")
     metadata: dict[str, Any]
 
@@ -529,9 +533,14 @@ class WeightsView(BaseModel):
 
 
 class ThresholdView(BaseModel):
-    value: float
-    data: str
-    accuracy: float
+    """A distance threshold, and the logistic of the distance that `confidence` is."""
+
+    value: float = Field(description="the largest distance that counts as the same person")
+    data: str = Field(description="the labelled pairs that value and slope were fitted on")
+    accuracy: float = Field(description="the share of those pairs that the threshold gets right")
+    slope: float = Field(
+        description="confidence is 100 / (1 + exp(slope (distance - value))): per unit of distance"
+    )
 
 
 class ComponentView(BaseModel):
@@ -546,7 +555,9 @@ class ComponentView(BaseModel):
 class ModelView(ComponentView):
     dimension: int
     input_size: tuple[int, int]
-    thresholds: dict[str, dict[str, ThresholdView]] = Field(description="by detector, by metric")
+    thresholds: dict[str, dict[str, ThresholdView]] = Field(
+        description="by detector, or detector/none for align=false, by metric; default: of detectors without their own"
+    )
 
 
 class DetectorView(ComponentView):

@@ -71,8 +71,10 @@ def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
         dimension=spec.dimension,
         input_size=spec.input_size,
         thresholds={
-            detector or "default": {
-                metric: ThresholdView(value=t.value, data=t.data, accuracy=t.accuracy)
+            f"default{detector}" if detector.startswith("/") else detector or "default": {
+                metric: ThresholdView(
+                    value=t.value, data=t.data, accuracy=t.accuracy, slope=t.slope
+                )
                 for metric, t in of_detector.items()
             }
             for detector, of_detector in spec.thresholds.items()

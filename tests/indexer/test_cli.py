@@ -107,6 +107,7 @@ def test_an_interrupted_run_says_so_and_carries_on(
 def test_images_on_the_command_line(run: Command, tree: Path) -> None:
     a, b = str(tree / "Barack/1.jpg"), str(tree / "Joe/1.jpg")
     assert run.json("verify", a, a)["verified"] is True  # type: ignore[index]
+    assert "LFW" in run.json("verify", a, a)["confidence_from"]  # type: ignore[index]
     assert run.json("verify", a, b)["verified"] is False  # type: ignore[index]
     assert len(run.json("represent", a)["results"][0]["embedding"]) == 128  # type: ignore[index]
     assert set(run.json("analyze", a)["results"][0]) >= {"age", "gender", "emotion"}  # type: ignore[index]
@@ -119,6 +120,8 @@ def test_images_on_the_command_line(run: Command, tree: Path) -> None:
         (("find", "/nowhere.jpg", "--gallery", "nonesuch"), 1, "no gallery"),
         (("verify", "/nowhere.jpg", "/nowhere.jpg"), 1, "cannot be read"),
         (("index", "/nowhere"), 1, "cannot be read"),
+        (("evaluate", "/nowhere.csv"), 1, "cannot be read"),
+        (("evaluate", "/nowhere.csv", "--align", "else"), 2, "--align"),
         (("identities", "list", "--gallery", "nonesuch"), 1, "no gallery"),
         (("reindex", "--model", "nonesuch"), 1, "unknown model"),
         (("models", "pull", "nonesuch"), 1, "unknown"),

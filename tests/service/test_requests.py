@@ -161,6 +161,14 @@ def test_models(client: httpx.Client) -> None:
     assert dlib["available"] is True
     assert set(dlib["thresholds"]["default"]) == {"cosine", "euclidean", "euclidean_l2", "angular"}
     assert all(len(w["sha256"]) == 64 and w["source"] for w in dlib["weights"])
+    for name in ("default", "mtcnn", "default/none", "dlib/none"):
+        for threshold in dlib["thresholds"][name].values():
+            assert "LFW" in threshold["data"], "says where the confidence comes from"
+            assert threshold["slope"] > 1
+            assert 0.9 < threshold["accuracy"] < 1
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for answer in ("VerifyResponse", "MatchView"):
+        assert "GET /models" in schemas[answer]["properties"]["confidence"]["description"]
     assert {"opencv", "dlib", "mtcnn", "mediapipe", "skip"} <= {
         detector["name"] for detector in found["detectors"]
     }
