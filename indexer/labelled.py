@@ -16,6 +16,7 @@ from recognition.images import suffixes
 from recognition.protocol import Flags, Ints
 
 COLUMNS = (("file_a", "file_b", "same"), ("file_x", "file_y", "Decision"))
+FEW = "as many as can hold two people each, one with two photographs"
 YES, NO = ("1", "yes", "true"), ("0", "no", "false")
 
 
@@ -84,11 +85,7 @@ def read_tree(root: Path) -> Labelled:
     genuine = protocol.genuine_pairs(owners)
     pairs = np.concatenate([genuine, protocol.impostor_pairs(owners, fold_of)])
     number = len(np.unique(fold_of))
-    note = (
-        None
-        if number == protocol.FOLDS
-        else "so many as there can be with two people and a pair of one person in each"
-    )
+    note = None if number == protocol.FOLDS else FEW
     return Labelled(
         name=tree.root.name,
         kind="tree",
