@@ -281,7 +281,6 @@ def model_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {k: row[k] for k in ("kind", "name", "dimension", "licence")}
         | {"commercial_use": _commercial(row), "weights": _weights_state(row)}
-        | {"summary": row["summary"]}
         for row in rows
     ]
 
@@ -323,7 +322,7 @@ def pull_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "file": row["file"],
             "state": row["state"],
             "bytes": row["bytes"],
-            "sha256": row["sha256"] or "not published: cannot be verified",
+            "verified": "by sha256" if row["sha256"] else "no hash is published",
             "licence": row["licence"] + (FORBIDS if row["non_commercial"] else ""),
         }
         for row in rows
@@ -347,7 +346,6 @@ def check_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "file": row["file"],
             "state": row["state"],
             "used_by": ", ".join(row["used_by"]),
-            "source": row["source"],
         }
         for row in rows
     ]

@@ -77,12 +77,18 @@ def check(cache: WeightsCache) -> list[Checked]:
 def _pull(cache: WeightsCache, batch: Sequence[Weights], watch: Watch) -> list[Pulled]:
     here = {w.name for w in batch if cache.present(w)}
     try:
-        paths = cache.ensure(batch, watch)
+        cache.ensure(batch, watch)
     except LicenceRefused as error:
         return [Pulled(w, "refused", None, str(error)) for w in batch]
     except (WeightsMissing, BadWeights) as error:
-        return [Pulled(w, "failed", None, str(error)) for w in batch]
-    return [
-        Pulled(w, "here" if w.name in here else "fetched", path.stat().st_size)
-        for w, path in zip(batch, paths, strict=True)
-    ]
+        return [
+            Pulled(w, "here", _size(cache, w))
+            if cache.valid(w)
+            else Pulled(w, "failed", None, str(error))
+            for w in batch
+        ]
+    return [Pulled(w, "here" if w.name in here else "fetched", _size(cache, w)) for w in batch]
+
+
+def _size(cache: WeightsCache, weights: Weights) -> int:
+    return (cache.folder / weights.name).stat().st_size
