@@ -20,7 +20,7 @@ from pydantic import (
 
 from indexer.cache.ask import GroupBy
 from indexer.search import Decision
-from recognition.types import Metric
+from recognition.types import NORMALIZATIONS, Align, Metric, Normalization
 
 ScoreBy = Literal["best", "mean", "centroid"]
 IMAGE = "facesearch-image"
@@ -30,7 +30,8 @@ MAX_NAMES = 10_000
 MAX_METADATA_BYTES = 64 * 1024
 CONFIDENCE = (
     "per cent, 50 at the model's own threshold: the probability of one person, by a logistic of the distance fitted on "
-    "labelled pairs half of which are of one person; GET /models names the pairs (thresholds: data, slope)"
+    "labelled pairs half of which are of one person; GET /models names the pairs (thresholds: data, slope); null where "
+    "nobody measured it"
 )
 
 
@@ -59,6 +60,12 @@ def _one_or_more(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _normalization(value: object) -> object:
+    """DeepFace's spelling, however it is written."""
+    names = {name.casefold(): name for name in NORMALIZATIONS}
+    return names.get(value.strip().casefold(), value) if isinstance(value, str) else value
 
 
 def _probes(value: object) -> object:
@@ -128,8 +135,14 @@ class Options(Request):
         None, description="see GET /models; the server's default if absent"
     )
     distance_metric: Annotated[Metric, BeforeValidator(_lower)] = "cosine"
-    align: bool = Field(True, description="turn and scale faces as the model's training did")
-    normalization: str = Field("base", description="only base: the model's own")
+    align: Annotated[bool | Align, BeforeValidator(_lower)] = Field(
+        True,
+        description="true: as the model's thresholds want it; native: as in its training; "
+        "deepface: exactly as DeepFace does; false or none: the plain box",
+    )
+    normalization: Annotated[Normalization, BeforeValidator(_normalization)] = Field(
+        "base", description="DeepFace's arithmetic on pixels, for align=deepface; base: none"
+    )
     expand_percentage: float = Field(
         0, ge=0, le=200, allow_inf_nan=False, description="grow the faces' boxes by this much"
     )
@@ -259,7 +272,7 @@ class VerifyResponse(BaseModel):
     verified: bool
     distance: float
     threshold: float
-    confidence: float = Field(description=CONFIDENCE)
+    confidence: float | None = Field(description=CONFIDENCE)
     model: str
     detector_backend: str
     similarity_metric: Metric
@@ -337,7 +350,7 @@ class MatchView(BaseModel):
     distance: float
     similarity: float
     threshold: float
-    confidence: float = Field(description=CONFIDENCE)
+    confidence: float | None = Field(description=CONFIDENCE)
     verified: bool = Field(description="whether the distance is within the gallery's own threshold")
     metadata: dict[str, Any]
 
@@ -526,20 +539,30 @@ class JobList(BaseModel):
 
 class WeightsView(BaseModel):
     file: str
-    sha256: str
+    sha256: str | None = Field(description="null: published without one that is known")
+    folder: str = Field(description="where the server looks for it")
+    size: int | None = Field(description="bytes, where known")
     licence: str
+    non_commercial: bool = Field(description="whether the licence forbids commercial use")
     present: bool
-    source: str = Field(description="where it comes from")
+    package: str | None = Field(description="the Python package that carries it")
+    urls: list[str] = Field(description="where it is published, the best mirror first")
+    source: str = Field(description="where it comes from, in words")
 
 
 class ThresholdView(BaseModel):
     """A distance threshold, and the logistic of the distance that `confidence` is."""
 
     value: float = Field(description="the largest distance that counts as the same person")
-    data: str = Field(description="the labelled pairs that value and slope were fitted on")
-    accuracy: float = Field(description="the share of those pairs that the threshold gets right")
-    slope: float = Field(
-        description="confidence is 100 / (1 + exp(slope (distance - value))): per unit of distance"
+    data: str = Field(
+        description="the labelled pairs that value and slope were fitted on, or who published the value"
+    )
+    accuracy: float | None = Field(
+        description="the share of those pairs that the threshold gets right; null: nobody measured it here"
+    )
+    slope: float | None = Field(
+        description="confidence is 100 / (1 + exp(slope (distance - value))): per unit of distance; "
+        "null: there is no confidence"
     )
 
 
@@ -548,6 +571,10 @@ class ComponentView(BaseModel):
     summary: str
     licence: str
     origin: str
+    non_commercial: bool = Field(
+        description="whether the licence of any of the weights forbids commercial use"
+    )
+    refused: bool = Field(description="whether the settings refuse it for that")
     available: bool = Field(description="whether all weights are there")
     weights: list[WeightsView]
 
