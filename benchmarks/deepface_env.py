@@ -1,4 +1,4 @@
-"""An environment with DeepFace in it, made once, and what its `find` takes there."""
+"""An environment with DeepFace in it, made once, and what it does there: `find` timed, photographs embedded."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import deepface_peer
+from benchmarks import deepface_pairs, deepface_peer
 from benchmarks.machine import say
 from benchmarks.results import Outcome, Row
 from benchmarks.timing import Latency
@@ -28,6 +29,8 @@ PACKAGES = (
     "dlib-bin",
     "opencv-contrib-python-headless<5",  # 5 has no Haar cascades
 )
+MTCNN = ("mtcnn==1.0.0", "tensorflow>=2.16")
+"""What DeepFace's detector mtcnn needs besides."""
 LARGEST = 10_000
 SMALLEST = 1_000
 
@@ -41,16 +44,34 @@ def measure(scratch: Path, sizes: list[int]) -> dict[int, Outcome]:
     return {faces: _outcome(faces, small, large) for faces in sizes}
 
 
-def _install(scratch: Path, weights: WeightsCache) -> None:
+def embed(
+    scratch: Path, weights: WeightsCache, detector: str, root: Path, files: Sequence[str]
+) -> Path:
+    """DeepFace's embeddings of all faces of the files, as `deepface_pairs` writes them."""
+    _install(scratch, weights, MTCNN if detector == "mtcnn" else ())
+    say(f"DeepFace with {detector} over {len(files):,} files")
+    out = scratch / f"deepface_{detector}.npz"
+    ran = [str(_python(scratch)), deepface_pairs.__file__, str(root), detector, str(out)]
+    subprocess.run(
+        ran, env=_environment(scratch), input="\n".join(files), text=True, check=True,
+        stdout=sys.stderr,
+    )  # fmt: skip
+    return out
+
+
+def _install(scratch: Path, weights: WeightsCache, more: tuple[str, ...] = ()) -> None:
     done = scratch / "deepface" / ".installed"
-    if not done.exists():
+    present = done.read_text().splitlines() if done.exists() else []
+    wanted = [*PACKAGES, *more]
+    if not present:
         say(f"installing DeepFace {VERSION} into an environment of its own")
         venv.create(scratch / "deepface" / "env", clear=True, with_pip=True)
+    if not set(wanted) <= set(present):
         pip = [str(_python(scratch)), "-m", "pip", "install", "--quiet"]
         subprocess.run(
-            [*pip, "--disable-pip-version-check", *PACKAGES], check=True, stdout=sys.stderr
+            [*pip, "--disable-pip-version-check", *wanted], check=True, stdout=sys.stderr
         )
-        done.touch()
+        done.write_text("\n".join({*present, *wanted}))
     folder = scratch / "deepface" / ".deepface" / "weights"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights.path(WEIGHTS), folder / WEIGHTS.name)
@@ -59,10 +80,9 @@ def _install(scratch: Path, weights: WeightsCache) -> None:
 def _run(scratch: Path, faces: int, photo: Path) -> list[dict[str, Any]]:
     say(f"DeepFace over {faces:,} files")
     command = [str(_python(scratch)), deepface_peer.__file__, str(scratch / "deepface" / "faces")]
-    settings = {"DEEPFACE_HOME": str(scratch / "deepface"), "DEEPFACE_LOG_LEVEL": "40"}
     ran = subprocess.run(
         [*command, str(faces), str(photo)],
-        env=environment(ServiceSettings()) | settings,
+        env=_environment(scratch),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -92,6 +112,11 @@ def _note(faces: int, probe: float, told: dict[str, Any]) -> str:
     refresh = "" if told["refresh_database"] else ", refresh_database=False"
     asked = f"return_type={told['return_type']}{refresh}; the probe's {probe:.0f} ms not counted"
     return asked if faces == LARGEST else f"**extrapolated**; {asked}"
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    own = {"DEEPFACE_HOME": str(scratch / "deepface"), "DEEPFACE_LOG_LEVEL": "40"}
+    return environment(ServiceSettings()) | own
 
 
 def _python(scratch: Path) -> Path:

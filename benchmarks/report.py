@@ -10,7 +10,6 @@ from benchmarks.results import Record, Row, rows_of
 from benchmarks.timing import BUDGET_S, CLIENTS, Latency
 from benchmarks.vectors import FACES_EACH, KINDS, NEAREST, PROBES, Case
 
-BEGIN, END = "<!-- search: begin -->", "<!-- search: end -->"
 NEW_PAGE = "# Benchmarks\n\n"
 ORDER = (
     stages.OURS,
@@ -51,14 +50,20 @@ extrapolated by the line through both.
 
 
 def write(page: Path, records: Sequence[Record]) -> None:
-    """Put the tables between the marks of the page; whatever else it holds stays."""
-    text = page.read_text() if page.exists() else NEW_PAGE
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """Put the tables into the page; whatever else it holds stays."""
+    put(page, "search", render(records), NEW_PAGE)
+
+
+def put(page: Path, name: str, tables: str, new_page: str) -> None:
+    """Put the tables between the marks of that name; at the end of the page if it has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = page.read_text() if page.exists() else new_page
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n{render(records)}\n{END}{after}")
+    page.write_text(f"{before}{begin}\n{tables}\n{end}{after}")
 
 
 def render(records: Sequence[Record]) -> str:

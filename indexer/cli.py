@@ -202,7 +202,11 @@ def verify(
 @click.argument("source", metavar="PAIRS.csv|TREE", type=click.Path(path_type=Path))
 @model_option
 @detector_option
-@click.option("--align", type=click.Choice(["native", "none"]), default="native", show_default=True)
+@click.option(
+    "--align",
+    type=click.Choice(["native", "none", "deepface"]),
+    help="How faces are given to the model.  [default: the model's own way]",
+)
 @click.option("--metric", "metrics", multiple=True, help="May be repeated; all by default.")
 @click.option("--root", type=FOLDER, help="Folder of the pairs' files.  [default: the CSV's]")
 @click.option("--output", type=FOLDER, help="Folder for the tables, JSON and plots.")
@@ -213,7 +217,7 @@ def evaluate(
     source: Path,
     model: str | None,
     detector: str | None,
-    align: Literal["native", "none"],
+    align: Literal["native", "none", "deepface"] | None,
     metrics: tuple[str, ...],
     root: Path | None,
     output: Path | None,
@@ -227,7 +231,7 @@ def evaluate(
     from indexer import commands
     from indexer import output as shown
 
-    tools = commands.Tools.without_database()
+    tools = commands.Tools.without_database(quiet=as_json)
     asked = commands.Asked(source, root, align, metrics, output, failures)
     result = commands.evaluate(tools, asked, tools.recipe(None, model, detector), quiet=as_json)
     if as_json:

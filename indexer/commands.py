@@ -41,11 +41,11 @@ class CannotWrite(IndexerError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an evaluation is to look at and to write; `metrics` empty: all of them."""
+    """What an evaluation is to look at and to write; `align` None: the model's own; `metrics` empty: all."""
 
     source: Path
     root: Path | None = None
-    align: Align = "native"
+    align: Align | None = None
     metrics: tuple[str, ...] = ()
     output: Path | None = None
     failures: bool = False
@@ -235,7 +235,7 @@ def verify(
         "distance": verdict.distance,
         "threshold": verdict.threshold,
         "confidence": verdict.confidence,
-        "confidence_from": own.data,
+        "confidence_from": None if verdict.confidence is None else own.data,
         "model": recipe.model,
         "detector_backend": recipe.detector,
         "similarity_metric": known,
@@ -249,11 +249,12 @@ def verify(
 def evaluate(tools: Tools, asked: Asked, recipe: Recipe, *, quiet: bool) -> dict[str, Any]:
     """How well a model and detector tell people apart on labelled photographs; `written` names the files."""
     metrics = tuple(dict.fromkeys(_metric(name) for name in asked.metrics)) or METRICS
+    recipe = replace(recipe, align=asked.align or recipe.align)
     source = labelled.read(asked.source, asked.root)
     shown = display(quiet)
     try:
         evaluator = Evaluator(tools.recognizer, tools.settings)
-        found = evaluator.run(source, replace(recipe, align=asked.align), metrics, shown)
+        found = evaluator.run(source, recipe, metrics, shown)
     finally:
         shown.close()
     result = report.data(found, failures=asked.failures)

@@ -60,10 +60,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The spec's threshold on these pairs, and how well the confidence that users are shown fits them."""
+    """The spec's threshold on these pairs, and how well the confidence that users are shown fits them.
+
+    `slope`, `calibration`: None where the spec has no slope, and users are shown no confidence.
+    """
 
     threshold: float
-    slope: float
+    slope: float | None
     data: str
     accuracy: float
     interval: tuple[float, float] | None
@@ -137,32 +140,8 @@ class Evaluator:
     def run(
         self, labelled: Labelled, recipe: Recipe, metrics: Sequence[Metric], shown: Display
     ) -> Evaluation:
-        """Raises CannotEvaluate where no file has a face, WeightsMissing, Cancelled."""
-        seen = self._embed(labelled, recipe, shown)
-        if all(one.failure for one in seen):
-            reasons = Counter(one.failure for one in seen)
-            raise CannotEvaluate(f"no file of {labelled.name} has a face: {dict(reasons)}")
-        rows = [one.rows for one in seen]
-        roll, why_not = _roll(labelled, rows)
-        measured = {}
-        for number, metric in enumerate(metrics):
-            shown.show("measuring", number, len(metrics))
-            measured[metric] = _measure(labelled, recipe, rows, roll, metric)
-        shown.show("measuring", len(metrics), len(metrics))
-        return Evaluation(
-            labelled=labelled,
-            recipe=recipe,
-            failures={
-                file: one.failure
-                for file, one in zip(labelled.files, seen, strict=True)
-                if one.failure
-            },
-            milliseconds=_milliseconds(seen),
-            enrolled=0 if roll is None else len(roll.enrolled),
-            probes=0 if roll is None else len(roll.probes),
-            no_ranks=why_not,
-            metrics=measured,
-        )
+        """Raises CannotEvaluate where no file has a face, WeightsMissing, LicenceRefused, Cancelled."""
+        return measured(labelled, recipe, self._embed(labelled, recipe, shown), metrics, shown)
 
     def _embed(self, labelled: Labelled, recipe: Recipe, shown: Display) -> list[Seen]:
         self._recognizer.warm(recipe)
@@ -208,13 +187,45 @@ class Evaluator:
         except (OSError, UndecodableImage, ImageTooLarge):
             return [], UNREADABLE, nothing
         times.append(time.thread_time())
-        (faces,) = self._recognizer.detect([image], recipe.detector, Selection())
+        (faces,) = self._recognizer.find([image], recipe, Selection())
         times.append(time.thread_time())
         crops = [self._recognizer.crop(image, face, recipe) for face in faces]
         times.append(time.thread_time())
         first, second, third = (b - a for a, b in pairwise(times))
         aligned = third / len(faces) if faces else np.nan
         return crops, None if faces else NO_FACE, (first, second, aligned)
+
+
+def measured(
+    labelled: Labelled,
+    recipe: Recipe,
+    seen: Sequence[Seen],
+    metrics: Sequence[Metric],
+    shown: Display,
+) -> Evaluation:
+    """`seen`: what the recipe made of each file. Raises CannotEvaluate where none has a face."""
+    if all(one.failure for one in seen):
+        reasons = Counter(one.failure for one in seen)
+        raise CannotEvaluate(f"no file of {labelled.name} has a face: {dict(reasons)}")
+    rows = [one.rows for one in seen]
+    roll, why_not = _roll(labelled, rows)
+    by_metric = {}
+    for number, metric in enumerate(metrics):
+        shown.show("measuring", number, len(metrics))
+        by_metric[metric] = _measure(labelled, recipe, rows, roll, metric)
+    shown.show("measuring", len(metrics), len(metrics))
+    return Evaluation(
+        labelled=labelled,
+        recipe=recipe,
+        failures={
+            file: one.failure for file, one in zip(labelled.files, seen, strict=True) if one.failure
+        },
+        milliseconds=_milliseconds(seen),
+        enrolled=0 if roll is None else len(roll.enrolled),
+        probes=0 if roll is None else len(roll.probes),
+        no_ranks=why_not,
+        metrics=by_metric,
+    )
 
 
 def pair_distances(rows: Sequence[Embeddings], pairs: Ints, metric: Metric) -> evaluation.Floats:
@@ -310,7 +321,10 @@ def _intervals(
 
 
 def _own(trials: Trials, spec: Threshold, interval: tuple[float, float] | None) -> Own:
-    logistic = Logistic(spec.value, spec.slope)
+    fits = None
+    if spec.slope is not None:
+        shown = Logistic(spec.value, spec.slope)
+        fits = evaluation.calibration(trials, shown(trials.distances))
     return Own(
         threshold=spec.value,
         slope=spec.slope,
@@ -318,7 +332,7 @@ def _own(trials: Trials, spec: Threshold, interval: tuple[float, float] | None) 
         accuracy=evaluation.accuracy(trials, spec.value),
         interval=interval,
         wrong=int((~evaluation.answered_right(trials, spec.value)).sum()),
-        calibration=evaluation.calibration(trials, logistic(trials.distances)),
+        calibration=fits,
     )
 
 

@@ -116,7 +116,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     first = next(iter(result["metrics"].values()))
     lines += [f"FAR {t['far']:g}: - ({t['reason']})." for t in first["tar_at_far"] if t["reason"]]
     if first["own"]:
-        lines.append(f"The spec's thresholds and slopes are from: {first['own']['data']}.")
+        lines.append(
+            f"The spec's thresholds (and slopes, where it has them) are from: {first['own']['data']}."
+        )
     lines.append(f"ms: {result['milliseconds']['what']}.")
     return lines
 

@@ -135,14 +135,19 @@ class Recognizer:
             for image, faces in zip(images, found, strict=True)
         ]
 
+    def find(
+        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """As `detect`, as the recipe wants it: with `align` deepface, what DeepFace would find."""
+        if recipe.align == "deepface":
+            return self._detect_as_deepface(images, recipe.detector, selection)
+        return self.detect(images, recipe.detector, selection)
+
     def represent(
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
         """Faces of each image, most prominent first; one call of the network embeds them all."""
-        if recipe.align == "deepface":
-            detected = self._detect_as_deepface(images, recipe.detector, selection)
-        else:
-            detected = self.detect(images, recipe.detector, selection)
+        detected = self.find(images, recipe, selection)
         crops = [
             self.crop(image, face, recipe)
             for image, faces in zip(images, detected, strict=True)
