@@ -23,12 +23,12 @@ DIMENSION = 128
 
 def look(verification: Any, path: str, detector: str) -> list[list[float]]:  # noqa: ANN401
     """The embeddings of all faces; none where DeepFace says that there is no face."""
-    no_face = importlib.import_module("deepface.modules.exceptions").FaceNotDetected
+    errors = importlib.import_module("deepface.modules.exceptions")
     try:
         return vars(verification)["__extract_faces_and_embeddings"](
             path, model_name=MODEL, detector_backend=detector
         )[0]
-    except no_face:
+    except (errors.FaceNotDetected, errors.ImgNotFound):
         return []
 
 

@@ -141,9 +141,10 @@ class Evaluator:
         self, labelled: Labelled, recipe: Recipe, metrics: Sequence[Metric], shown: Display
     ) -> Evaluation:
         """Raises CannotEvaluate where no file has a face, WeightsMissing, LicenceRefused, Cancelled."""
-        return measured(labelled, recipe, self._embed(labelled, recipe, shown), metrics, shown)
+        return measured(labelled, recipe, self.look(labelled, recipe, shown), metrics, shown)
 
-    def _embed(self, labelled: Labelled, recipe: Recipe, shown: Display) -> list[Seen]:
+    def look(self, labelled: Labelled, recipe: Recipe, shown: Display) -> list[Seen]:
+        """What the recipe makes of each file. Raises as `run`."""
         self._recognizer.warm(recipe)
         files = [labelled.root / file for file in labelled.files]
         batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]

@@ -19,6 +19,9 @@ POINTS = 200
 """Of the ROC in JSON."""
 Row = dict[str, str]
 Tables = list[tuple[str, list[Row]]]
+PHOTOGRAPHS, VERIFICATION, CONFIDENCE = "photographs", "verification", "confidence"
+TARS = "pairs of one person accepted, by share of strangers accepted (FAR)"
+IDENTIFICATION = "identification"
 TEXTS = ("evaluation.json", "evaluation.md", "thresholds.toml")
 MS = "median processor time of one thread; decode and detect: an image, align and embed: a face"
 
@@ -79,15 +82,14 @@ def tables(result: Mapping[str, Any]) -> Tables:
     """What `data` gave, for people: titles and rows."""
     metrics: Mapping[str, Any] = result["metrics"]
     found = [
-        ("photographs", [_photographs(result)]),
-        ("verification", [_verification(name, one) for name, one in metrics.items()]),
-        ("pairs of one person accepted, by share of strangers accepted (FAR)",
-         [_tars(name, one) for name, one in metrics.items()]),
-        ("confidence", [_confidence(name, one) for name, one in metrics.items()]),
-    ]  # fmt: skip
+        (PHOTOGRAPHS, [_photographs(result)]),
+        (VERIFICATION, [_verification(name, one) for name, one in metrics.items()]),
+        (TARS, [_tars(name, one) for name, one in metrics.items()]),
+        (CONFIDENCE, [_confidence(name, one) for name, one in metrics.items()]),
+    ]
     if result["identification"]["reason"] is None:
         found.append(
-            ("identification", [_identification(name, one) for name, one in metrics.items()])
+            (IDENTIFICATION, [_identification(name, one) for name, one in metrics.items()])
         )
     return found
 
@@ -126,15 +128,16 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 def markdown(result: Mapping[str, Any]) -> str:
     parts = [f"# {result['source']['name']}: {recipe_of(result)}"]
     for title, rows in tables(result):
-        lines = [" | ".join(rows[0]), "|".join("---" for _ in rows[0])]
-        lines += [" | ".join(row.values()) for row in rows]
-        parts.append(
-            f"## {title.capitalize()}\n\n"
-            + "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
-        )
+        parts.append(f"## {title.capitalize()}\n\n{markdown_table(rows)}")
     parts += ["\n".join(f"- {note}" for note in notes(result))]
     parts.append(f"For a model's spec:\n\n```toml\n{result['spec']}```")
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Rows with the same columns."""
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], *(row.values() for row in rows))]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def write(found: Evaluation, result: Mapping[str, Any], folder: Path) -> list[str]:
