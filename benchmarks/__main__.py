@@ -1,6 +1,6 @@
 """`make bench`: every benchmark that needs no data of one's own, into docs/benchmarks.md.
 
-`benchmarks.alignment` needs labelled pairs and is run by itself; accuracy is measured by `facesearch evaluate`.
+`benchmarks.accuracy` and `benchmarks.alignment` need labelled pairs and are run by themselves.
 """
 
 from __future__ import annotations

@@ -64,15 +64,16 @@ class Bench:
 
 
 def recipes(bench: Bench, models: str, detectors: str) -> Iterator[Recipe]:
-    """Each model with each detector that was asked for, or of which all weights are here."""
-    at_hand = bench.recognizer.resources.weights.at_hand
+    """Each model with each detector that was asked for, whose weights are here or come from packages."""
+    cache = bench.recognizer.resources.weights
     for model, spec in registry.MODELS.items():
         for detector, finder in registry.DETECTORS.items():
             weights = [*spec.weights, *finder.weights]
             asked = (not models or model in models.split(",")) and (
                 detector in detectors.split(",") if detectors else detector != "skip"
             )
-            if asked and all(map(at_hand, weights)):
+            here = all(cache.permits(w) and (w.package or cache.present(w)) for w in weights)
+            if asked and here:
                 yield Recipe.usual(model, detector)
 
 
