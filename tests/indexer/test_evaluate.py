@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import commands, labelled
+from indexer import commands, labelled, report
 from indexer.cli import main
-from indexer.evaluate import pair_distances
+from indexer.evaluate import Evaluator, pair_distances
 from indexer.labelled import CannotEvaluate
+from indexer.progress import Silent
 from indexer.settings import Settings
+from recognition.images import decode
 from recognition.metrics import distances
-from recognition.pipeline import Recipe, Recognizer
-from recognition.types import METRICS
+from recognition.pipeline import Recipe, Recognizer, Selection
+from recognition.types import ALIGNS, METRICS, Align
 from tests.indexer.conftest import write_tree
 
 RECIPE = Recipe("Dlib", "mediapipe")
@@ -182,6 +184,31 @@ def test_the_pairs_measured(pairs: Path, recognizer: Recognizer, settings: Setti
     assert spec["cosine"]["accuracy"] == 1.0
     best = found["metrics"]["cosine"]["best"]
     assert spec["cosine"]["value"] == pytest.approx(best["threshold"], rel=1e-3)
+
+
+@pytest.mark.parametrize("align", ALIGNS)
+def test_faces_are_those_of_every_other_command(
+    align: Align, people: Path, photos: dict[str, bytes], recognizer: Recognizer, settings: Settings
+) -> None:
+    recipe = Recipe("Dlib", "opencv", align)
+    seen = Evaluator(recognizer, settings).look(labelled.read(people, None), recipe, Silent())
+    wanted = recognizer.represent([decode(photos["obama1"])], recipe, Selection())[0]
+    assert len(seen[0].rows) == len(wanted) > 0
+    assert seen[0].rows == pytest.approx(recognizer.embeddings(wanted, recipe), abs=1e-5)
+
+
+def test_thresholds_that_nobody_measured_have_no_confidence(
+    pairs: Path, recognizer: Recognizer, settings: Settings
+) -> None:
+    asked = commands.Asked(pairs, align="deepface", metrics=("cosine",))
+    found = commands.evaluate(tools(recognizer, settings), asked, RECIPE, quiet=True)
+    own = found["metrics"]["cosine"]["own"]
+    assert (own["threshold"], own["slope"], own["calibration"]) == (0.07, None, None)
+    assert "DeepFace" in own["data"]
+    assert found["recipe"]["align"] == "deepface"
+    assert "align deepface" in tomllib.loads(found["spec"])["thresholds"]["cosine"]["data"]
+    (row,) = dict(report.tables(found))[report.CONFIDENCE]
+    assert row["spec's slope"] == "-"
 
 
 def test_the_command_writes_tables_json_and_plots(
