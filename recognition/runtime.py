@@ -23,6 +23,8 @@ class Session:
         self._session = session
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+        self.shape: tuple[int | str | None, ...] = tuple(session.get_inputs()[0].shape)
+        """Of the first input; what may vary is a name or None."""
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """All outputs, in the order of `outputs`."""
