@@ -1,0 +1,1 @@
+"""Networks whose weights cannot be had here, proven against their reference implementations with seeded weights."""
