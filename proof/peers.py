@@ -6,9 +6,10 @@ import argparse
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from recognition.images import ImageLimits, decode
 from recognition.samples import SAMPLES
 from recognition.types import Rgb
 from recognition.weights import WeightsCache
+from service.settings import ServiceSettings, environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     script: Path
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Of its environment, beside the machine's."""
 
     def run(self, scratch: Path, *arguments: str) -> None:
         """`script` with the arguments, in an environment that is made once below `scratch`."""
@@ -38,8 +42,10 @@ class Peer:
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*pip, *self.packages], check=True, stdout=sys.stderr)
             done.write_text(" ".join(self.packages))
-        command = [str(python), str(self.script), *arguments]
-        subprocess.run(command, check=True, cwd=scratch, stdout=sys.stderr)
+        # -P: the script's folder holds our own modules, some of which are called as its are.
+        command = [str(python), "-P", str(self.script), *arguments]
+        settings = {**environment(ServiceSettings()), **self.settings}
+        subprocess.run(command, check=True, cwd=scratch, stdout=sys.stderr, env=settings)
 
 
 def arguments(summary: str) -> argparse.Namespace:

@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition.formats.retinaface import HEADS, LEVELS, Shapes
+from recognition.formats.retinaface import Shapes
 
 Arrays = tuple[NDArray[np.float32], ...]
 
 QUIET = 0.3
-"""Of the usual spread, for the last convolution of a residual unit, lest sums grow."""
+"""Of the usual spread: for the last convolution of a residual unit, lest sums grow, and for scores."""
 
 
 def retinaface(shapes: Mapping[str, Shapes]) -> dict[str, Arrays]:
@@ -38,8 +38,8 @@ def _arrays(name: str, shapes: Shapes) -> Arrays:
 
 
 def _spread(name: str) -> float:
-    """Heads of boxes and landmarks give small shares of an anchor."""
-    if name.endswith("_conv3"):
+    """Heads give small shares of an anchor, and scores that are not all 1 in float32."""
+    if name.endswith("_conv3") or "cls_score" in name:
         return QUIET
     return 0.1 if "bbox" in name or "landmark" in name else 1.0
 
@@ -56,8 +56,3 @@ def keras_file(arrays: Mapping[str, Arrays]) -> bytes:
             for part, value in zip(parts, values, strict=True):
                 group.create_dataset(part, data=value)
     return buffer.getvalue()
-
-
-def outputs() -> tuple[str, ...]:
-    """Names of the layers that give the outputs, in the graph's order."""
-    return tuple(f"face_rpn_{kind}_stride{stride}" for _, stride in LEVELS for kind, _ in HEADS)
