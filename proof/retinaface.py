@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from proof import seeded
 from proof.peers import Peer, arguments, photographs, table
 from recognition.detectors.retinaface import RetinaFace, Search
 from recognition.formats import retinaface
-from recognition.runtime import Runtime, Session
+from recognition.runtime import Runtime, Session, Tensor
 from recognition.types import Detection, Rgb
 
 PEER = Peer(
@@ -29,6 +30,10 @@ PEER = Peer(
     Path(__file__).with_name("retinaface_peer.py"),
 )
 SETTINGS = {"DEEPFACE_BACKEND_ENGINE": "tensorflow", "TF_USE_LEGACY_KERAS": "1"}
+SMALL = 8
+"""The raw outputs are those of every so many-th pixel."""
+VALUES = 24
+"""Of each output, about so many are kept for the tests."""
 LEAST_COSINE = 0.9999
 LARGEST_OFFSET = 1.0
 """Pixels of the photograph, of a box's corners, which the package cuts to whole pixels."""
@@ -64,18 +69,21 @@ def main() -> None:
     for graph in ("ours", "retinaface"):
         session = Runtime(threads=2).session(out / f"{graph}.onnx")
         for name, image in images.items():
-            inner, near = outputs(session, raw, name)
+            inner, near = outputs(
+                session, image[::SMALL, ::SMALL], [raw[f"{name}/{i}"] for i in range(9)]
+            )
             row, same = faces(session, image, told[name])
             rows.append((graph, name, *inner, *row))
             good = good and near and same
     table(HEAD, rows)
+    name = next(iter(images))
+    (out / "canonical.json").write_text(json.dumps(canonical(name, raw, told[name]["small"])))
     sys.exit(0 if good else 1)
 
 
-def outputs(session: Session, raw: Any, name: str) -> tuple[tuple[str, ...], bool]:  # noqa: ANN401
+def outputs(session: Session, small: Rgb, theirs: Sequence[Tensor]) -> tuple[tuple[str, ...], bool]:
     """The least cosine and the largest difference over the nine outputs for the small photograph."""
-    ours = session(raw[f"{name}/input"][None].astype(np.float32))
-    theirs = [raw[f"{name}/{i}"] for i in range(9)]
+    ours = session(small[None].astype(np.float32))
     if [a.shape for a in ours] != [b.shape for b in theirs]:
         return ("shapes", "differ"), False
     cosine = min(
@@ -84,6 +92,18 @@ def outputs(session: Session, raw: Any, name: str) -> tuple[tuple[str, ...], boo
     )
     largest = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
     return (f"{cosine:.8f}", f"{largest:.6f}"), cosine > LEAST_COSINE
+
+
+def canonical(name: str, raw: Mapping[str, Tensor], small: dict[str, Any]) -> dict[str, Any]:
+    """For the tests: some values of the package's outputs for the small photograph, and what it finds in it."""
+    found = []
+    for i in range(9):
+        flat = raw[f"{name}/{i}"].ravel()
+        step = max(1, flat.size // VALUES)
+        found.append(
+            {"shape": raw[f"{name}/{i}"].shape, "step": step, "values": flat[::step].tolist()}
+        )
+    return {"photograph": name, "every": SMALL, "outputs": found, **small}
 
 
 def faces(session: Session, image: Rgb, told: dict[str, Any]) -> tuple[tuple[str, ...], bool]:

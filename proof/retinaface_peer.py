@@ -21,7 +21,7 @@ import numpy as np
 CANDIDATES = 300
 """Before suppression, in one photograph: where the threshold is put."""
 SMALL = 8
-"""The raw outputs are those of photographs shrunk so many times."""
+"""The raw outputs are those of every so many-th pixel."""
 
 
 def layers(path: Path) -> dict[str, list[Any]]:
@@ -86,6 +86,27 @@ def place(key: str) -> tuple[str, int]:
     return name, order.index(kind)
 
 
+def run(model: Any, tensor: Any) -> list[Any]:  # noqa: ANN401 # of another environment
+    return [output.numpy() for output in model(tensor)]
+
+
+def faces(
+    package: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401
+    image: Any,  # noqa: ANN401
+    outputs: list[Any],
+    **options: bool,
+) -> dict[str, Any]:
+    """What the package finds where its threshold leaves so many candidates."""
+    scores = np.sort(np.concatenate([output[..., 2:].ravel() for output in outputs[::3]]))
+    threshold = float(scores[-CANDIDATES - 1 : -CANDIDATES + 1].mean())
+    found = package.detect_faces(image, threshold=threshold, model=model, **options)
+    return {
+        "threshold": threshold,
+        "faces": json.loads(json.dumps(list(found.values()), default=float)),
+    }
+
+
 def main() -> None:
     folder, weights, out = (Path(argument) for argument in sys.argv[1:])
     home = out / ".deepface" / "weights"
@@ -101,18 +122,11 @@ def main() -> None:
     raw: dict[str, Any] = {}
     for path in sorted(folder.glob("*.png")):
         image = cv2.imread(str(path))
-        small = cv2.resize(image, None, fx=1 / SMALL, fy=1 / SMALL)[:, :, ::-1]
-        for i, output in enumerate(model(small[None].astype(np.float32))):
-            raw[f"{path.stem}/{i}"] = output.numpy()
-        raw[f"{path.stem}/input"] = small
-        outputs = [output.numpy() for output in model(prepare(image, True)[0])]
-        scores = np.sort(np.concatenate([o[..., 2:].ravel() for o in outputs[::3]]))
-        threshold = float(scores[-CANDIDATES - 1 : -CANDIDATES + 1].mean())
-        faces = package.detect_faces(image, threshold=threshold, model=model)
-        told[path.stem] = {
-            "threshold": threshold,
-            "faces": json.loads(json.dumps(list(faces.values()), default=float)),
-        }
+        small = image[::SMALL, ::SMALL].copy()
+        outputs = run(model, small[None, :, :, ::-1].astype(np.float32))
+        raw |= {f"{path.stem}/{i}": output for i, output in enumerate(outputs)}
+        told[path.stem] = faces(package, model, image, run(model, prepare(image, True)[0]))
+        told[path.stem]["small"] = faces(package, model, small, outputs, allow_upscaling=False)
     np.savez(out / "raw.npz", **raw)
     (out / "found.json").write_text(json.dumps(told))
 
