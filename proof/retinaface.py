@@ -109,8 +109,8 @@ def canonical(name: str, raw: Mapping[str, Tensor], small: dict[str, Any]) -> di
 def faces(session: Session, image: Rgb, told: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
     """Ours and theirs at their threshold, paired by their boxes."""
     search = replace(Search(), min_score=told["threshold"])
-    ours = RetinaFace(session, search).detect([image])[0]
-    theirs = [face for face in told["faces"] if visible(face)]
+    ours = [f for f in RetinaFace(session, search).detect([image])[0] if visible(corners(f))]
+    theirs = [face for face in told["faces"] if visible(face["facial_area"])]
     counts = str(len(ours)), str(len(theirs))
     if len(ours) != len(theirs) or not ours:
         return (*counts, "inf", "inf", "inf"), False
@@ -133,10 +133,10 @@ def landmarks(face: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([face["landmarks"][name] for name in POINTS])
 
 
-def visible(face: dict[str, Any]) -> bool:
-    """Whether the box has an inside: made-up weights also give boxes beyond the edges."""
-    left, top, right, bottom = face["facial_area"]
-    return bool(right > left and bottom > top)
+def visible(box: Sequence[float]) -> bool:
+    """Whether the box, cut to whole pixels, has an inside: made-up weights also give slivers at the edges."""
+    left, top, right, bottom = map(int, box)
+    return right > left and bottom > top
 
 
 if __name__ == "__main__":
