@@ -64,14 +64,10 @@ class Tools:
 
     def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
         """The gallery's own recipe, or the settings', with what was asked for."""
-        base = Recipe(self.settings.model, self.settings.detector)
+        base = Recipe.usual(self.settings.model, self.settings.detector)
         if gallery is not None:
             base = _recipe_of(self.database, gallery) or base
-        recipe = Recipe(
-            registry.model(model or base.model).name,
-            registry.detector(detector or base.detector).name,
-        )
-        return recipe
+        return base.with_names(model, detector)
 
     def image(self, path: Path) -> Rgb:
         """Raises CannotRead, UndecodableImage, ImageTooLarge."""

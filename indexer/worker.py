@@ -69,12 +69,10 @@ def _recipe(database: Database, settings: Settings, job: Job) -> Recipe:
     """What the job asks for; the gallery's present model and detector where it says nothing."""
     with database.read() as connection:
         gallery = galleries.get(connection, job.gallery)
-        recipe = Recipe(settings.model, settings.detector)
+        recipe = Recipe.usual(settings.model, settings.detector)
         if gallery.active_space_id is not None:
             recipe = spaces.get(connection, gallery.active_space_id).recipe
-    return Recipe(
-        job.params.get("model") or recipe.model, job.params.get("detector") or recipe.detector
-    )
+    return recipe.with_names(job.params.get("model"), job.params.get("detector"))
 
 
 def main() -> None:

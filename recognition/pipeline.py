@@ -11,11 +11,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import registry
+from recognition import deepface, registry
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
 from recognition.spec import Resources
-from recognition.types import Align, Attribute, Attributes, Detection, Detector, Embedder, Rgb
+from recognition.types import (
+    Align,
+    Attribute,
+    Attributes,
+    Detection,
+    Detector,
+    Embedder,
+    Normalization,
+    Rgb,
+)
 
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
@@ -30,8 +39,21 @@ class Recipe:
     model: str
     detector: str
     align: Align = "native"
-    normalization: str = "base"
+    normalization: Normalization = "base"
     version: int = PIPELINE_VERSION
+
+    @classmethod
+    def usual(cls, model: str, detector: str) -> Recipe:
+        """With the alignment that the model's thresholds belong to. Raises UnknownName."""
+        spec = registry.model(model)
+        return cls(spec.name, registry.detector(detector).name, spec.default_align)
+
+    def with_names(self, model: str | None, detector: str | None) -> Recipe:
+        """With another detector; with another model its own alignment too. Raises UnknownName."""
+        found = registry.detector(detector or self.detector).name
+        if model is None or registry.model(model).name == self.model:
+            return replace(self, detector=found, version=PIPELINE_VERSION)
+        return Recipe.usual(model, found)
 
     def __str__(self) -> str:
         return f"{self.model} + {self.detector} (align {self.align}, {self.normalization})"
@@ -67,8 +89,11 @@ class Recognizer:
     def resources(self) -> Resources:
         return self._resources
 
-    def detector(self, name: str) -> Detector:
+    def detector(self, name: str, align: Align = "native") -> Detector:
         spec = registry.detector(name)
+        if align == "deepface" and spec.as_deepface is not None:
+            build = spec.as_deepface
+            return self._once(("as deepface", name), lambda: build(self._resources))
         return self._once(("detector", name), lambda: spec.build(self._resources))
 
     def embedder(self, name: str) -> Embedder:
@@ -81,7 +106,7 @@ class Recognizer:
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
-        self.detector(recipe.detector)
+        self.detector(recipe.detector, recipe.align)
         self.embedder(recipe.model)
 
     def detect(
@@ -100,7 +125,10 @@ class Recognizer:
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
         """Faces of each image, most prominent first; one call of the network embeds them all."""
-        detected = self.detect(images, recipe.detector, selection)
+        if recipe.align == "deepface":
+            detected = self._detect_as_deepface(images, recipe.detector, selection)
+        else:
+            detected = self.detect(images, recipe.detector, selection)
         crops = [
             self.crop(image, face, recipe)
             for image, faces in zip(images, detected, strict=True)
@@ -122,9 +150,10 @@ class Recognizer:
         if not crops:
             return np.zeros((0, spec.dimension), np.float32)
         embedder = self.embedder(recipe.model)
-        if not spec.mirrored:
-            return embedder.embed(crops)
-        rows = embedder.embed([*crops, *(crop[:, ::-1] for crop in crops)])
+        if not spec.mirrored or recipe.align == "deepface":
+            return embedder.embed(crops, recipe.align, recipe.normalization)
+        both = [*crops, *(crop[:, ::-1] for crop in crops)]
+        rows = embedder.embed(both, recipe.align, recipe.normalization)
         return np.asarray((rows[: len(crops)] + rows[len(crops) :]) / 2, np.float32)
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
@@ -142,6 +171,19 @@ class Recognizer:
             found = attribute.predict([attribute.crop(image, face) for face in faces])
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged
+
+    def _detect_as_deepface(
+        self, images: Sequence[Rgb], detector: str, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """As `detect`, with DeepFace's border around the images, which lets it see other boxes; `skip` has none."""
+        if detector == "skip":
+            return self.detect(images, detector, selection)
+        bordered = [deepface.border(image) for image in images]
+        found = self.detector(detector, "deepface").detect([padded for padded, _ in bordered])
+        return [
+            _select([deepface.moved(face, -x, -y) for face in faces], image, selection)
+            for image, (_, (x, y)), faces in zip(images, bordered, found, strict=True)
+        ]
 
     def _complete(self, image: Rgb, face: Detection, detector: str) -> Detection:
         if face.landmarks is not None or detector == "skip":

@@ -20,7 +20,7 @@ from pydantic import (
 
 from indexer.cache.ask import GroupBy
 from indexer.search import Decision
-from recognition.types import Metric
+from recognition.types import NORMALIZATIONS, Align, Metric, Normalization
 
 ScoreBy = Literal["best", "mean", "centroid"]
 IMAGE = "facesearch-image"
@@ -55,6 +55,12 @@ def _one_or_more(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _normalization(value: object) -> object:
+    """DeepFace's spelling, however it is written."""
+    names = {name.casefold(): name for name in NORMALIZATIONS}
+    return names.get(value.strip().casefold(), value) if isinstance(value, str) else value
 
 
 def _probes(value: object) -> object:
@@ -124,8 +130,14 @@ class Options(Request):
         None, description="see GET /models; the server's default if absent"
     )
     distance_metric: Annotated[Metric, BeforeValidator(_lower)] = "cosine"
-    align: bool = Field(True, description="turn and scale faces as the model's training did")
-    normalization: str = Field("base", description="only base: the model's own")
+    align: Annotated[bool | Align, BeforeValidator(_lower)] = Field(
+        True,
+        description="true: as the model's thresholds want it; native: as in its training; "
+        "deepface: exactly as DeepFace does; false or none: the plain box",
+    )
+    normalization: Annotated[Normalization, BeforeValidator(_normalization)] = Field(
+        "base", description="DeepFace's arithmetic on pixels, for align=deepface; base: none"
+    )
     expand_percentage: float = Field(
         0, ge=0, le=200, allow_inf_nan=False, description="grow the faces' boxes by this much"
     )
@@ -255,7 +267,10 @@ class VerifyResponse(BaseModel):
     verified: bool
     distance: float
     threshold: float
-    confidence: float = Field(description="per cent; 50 at the threshold")
+    confidence: float | None = Field(
+        description="per cent, 50 at the threshold; calibrated on the pairs that GET /models names, "
+        "null where nobody measured it"
+    )
     model: str
     detector_backend: str
     similarity_metric: Metric
@@ -333,7 +348,7 @@ class MatchView(BaseModel):
     distance: float
     similarity: float
     threshold: float
-    confidence: float
+    confidence: float | None
     verified: bool = Field(description="whether the distance is within the gallery's own threshold")
     metadata: dict[str, Any]
 
@@ -531,7 +546,7 @@ class WeightsView(BaseModel):
 class ThresholdView(BaseModel):
     value: float
     data: str
-    accuracy: float
+    accuracy: float | None
 
 
 class ComponentView(BaseModel):
