@@ -7,11 +7,21 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from recognition.attributes import age_gender, emotion
+from recognition.attributes import deepface as deepface_attributes
 from recognition.detectors import dlib as dlib_detector
 from recognition.detectors import mediapipe, mtcnn, opencv, skip
 from recognition.errors import UnknownName
+from recognition.models import (
+    arcface,
+    deepid,
+    facenet,
+    fb_deepface,
+    ghostfacenet,
+    openface,
+    vgg_face,
+)
 from recognition.models import dlib as dlib_model
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.spec import Action, AttributeSpec, Collection, DetectorSpec, ModelSpec
 
 
 class _Named(Protocol):
@@ -34,8 +44,19 @@ def _by_name(*groups: Iterable[Spec]) -> Mapping[str, Spec]:
 DETECTORS: Mapping[str, DetectorSpec] = _by_name(
     opencv.SPECS, dlib_detector.SPECS, mtcnn.SPECS, mediapipe.SPECS, skip.SPECS
 )
-MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS)
-ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(age_gender.SPECS, emotion.SPECS)
+MODELS: Mapping[str, ModelSpec] = _by_name(
+    dlib_model.SPECS,
+    vgg_face.SPECS,
+    facenet.SPECS,
+    openface.SPECS,
+    fb_deepface.SPECS,
+    deepid.SPECS,
+    arcface.SPECS,
+    ghostfacenet.SPECS,
+)
+ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(
+    age_gender.SPECS, emotion.SPECS, deepface_attributes.SPECS
+)
 
 
 def detector(name: str) -> DetectorSpec:
@@ -48,6 +69,12 @@ def model(name: str) -> ModelSpec:
 
 def attribute(name: str) -> AttributeSpec:
     return _get(ATTRIBUTES, "attribute", name)
+
+
+def for_action(action: Action, collection: Collection) -> AttributeSpec:
+    """The attribute of the collection that serves an action, or the only one that does."""
+    serving = [spec for spec in ATTRIBUTES.values() if spec.action == action]
+    return next((spec for spec in serving if spec.collection == collection), serving[0])
 
 
 def _get(specs: Mapping[str, Spec], kind: str, name: str) -> Spec:
