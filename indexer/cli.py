@@ -205,11 +205,11 @@ def represent(image: Path, model: str | None, detector: str | None, as_json: boo
 @main.command()
 @click.argument("image", type=IMAGE)
 @detector_option
-@click.option("--actions", default="", help="Comma-separated; all by default.")
+@click.option("--actions", default="", help="Comma-separated: age, gender, emotion, race.")
 @as_json
 @reported
 def analyze(image: Path, detector: str | None, actions: str, as_json: bool) -> None:
-    """Age, gender and emotion of every face in IMAGE."""
+    """Age, gender and emotion of every face in IMAGE, and race where its weights are."""
     from indexer import commands
 
     tools = commands.Tools.without_database()

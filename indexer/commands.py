@@ -25,7 +25,7 @@ from recognition.errors import NoFace, RecognitionError, UnknownName
 from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.spec import ACTIONS, AttributeSpec, DetectorSpec, ModelSpec, all_weights, available
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
@@ -239,8 +239,11 @@ def analyze(
 ) -> dict[str, Any]:
     pixels = tools.image(image)
     faces = _detections(tools, image, pixels, detector)
-    names = list(actions) or list(registry.ATTRIBUTES)
-    found = tools.recognizer.analyze(pixels, faces, names)
+    for action in actions:
+        if action not in ACTIONS:
+            raise UnknownName("attribute", action, ACTIONS)
+    chosen = [action for action in ACTIONS if action in actions]
+    found = tools.recognizer.analyze(pixels, faces, chosen or tools.recognizer.usual_actions())
     return {
         "results": [
             {**_area(face), **{k: v for k, v in asdict(attributes).items() if v is not None}}
@@ -273,8 +276,9 @@ def list_models(tools: Tools) -> list[dict[str, Any]]:
 
 
 def pull_models(tools: Tools, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Fetch the weights of the named specs, or of all. Raises UnknownName, WeightsMissing."""
-    chosen = [(k, s) for k, s in _specs() if not names or s.name in names]
+    """Fetch the weights of the named specs, or of all that are in packages. Raises UnknownName, WeightsMissing."""
+    packaged = [s.name for _, s in _specs() if all(w.package for w in s.weights)]
+    chosen = [(k, s) for k, s in _specs() if s.name in (names or packaged)]
     for name in names:
         if name not in {spec.name for _, spec in chosen}:
             registry.model(name)
@@ -290,7 +294,7 @@ def pull_models(tools: Tools, names: Sequence[str]) -> list[dict[str, Any]]:
 def check_models(tools: Tools) -> list[dict[str, Any]]:
     """Every weights file: ok, absent, or damaged."""
     cache = tools.recognizer.resources.weights
-    wanted = {w.name: w for _, spec in _specs() for w in spec.weights}
+    wanted = {w.name: w for _, spec in _specs() for w in all_weights(spec)}
     rows = []
     for weights in wanted.values():
         state = "absent"
@@ -498,8 +502,8 @@ def _specs() -> list[tuple[str, ModelSpec | DetectorSpec | AttributeSpec]]:
 def _weights_state(tools: Tools, spec: ModelSpec | DetectorSpec | AttributeSpec) -> str:
     if not spec.weights:
         return "built in"
-    present = all(tools.recognizer.resources.weights.present(w) for w in spec.weights)
-    return "here" if present else f"fetched when needed ({spec.weights[0].package})"
+    present = available(spec, tools.recognizer.resources.weights)
+    return "here" if present else f"fetched when needed ({spec.weights[0].source})"
 
 
 def _checked(what: str, check: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -9,6 +9,8 @@ from platformdirs import user_data_path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from recognition.spec import Collection
+
 SNAPSHOT_FROM = 20_000
 """Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
 
@@ -39,6 +41,9 @@ class Settings(BaseSettings):
     )
     model: str = Field("Dlib", description="recognition model of new galleries")
     detector: str = Field("mediapipe", description="detector of new galleries and of requests")
+    attribute_models: Collection = Field(
+        "packaged", description="networks for age, gender and emotion: packaged or deepface"
+    )
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest image file accepted")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
     enrol_max_faces: int = Field(

@@ -30,7 +30,8 @@ NICENESS = 5
 def recognizer(settings: Settings) -> Recognizer:
     """For runs over many images: they run beside each other, each on one core."""
     weights = WeightsCache(settings.weights_folder, download=settings.downloads)
-    return Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
+    resources = Resources(weights=weights, runtime=Runtime(threads=1))
+    return Recognizer(resources, settings.attribute_models)
 
 
 def run(settings: Settings, job_id: uuid.UUID, stop: threading.Event) -> int:

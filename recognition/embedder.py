@@ -109,7 +109,8 @@ class NetworkEmbedder:
         values = np.concatenate(rows)
         if not self._unit:
             return values
-        return values / (np.linalg.norm(values, axis=1, keepdims=True) + np.float32(1e-10))
+        lengths = np.linalg.norm(values, axis=1, keepdims=True) + 1e-10
+        return np.asarray(values / lengths, np.float32)
 
     def _checked(self, out: NDArray[np.float32], faces: int) -> Embeddings:
         if out.size != faces * self._dimension:

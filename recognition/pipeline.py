@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recognition import deepface, registry
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
-from recognition.spec import Resources
+from recognition.spec import ACTIONS, Action, Collection, Resources, available
 from recognition.types import (
     Align,
     Attribute,
@@ -79,8 +79,10 @@ class Face:
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, attributes: Collection = "packaged") -> None:
+        """`attributes`: whose networks answer where several do the same."""
         self._resources = resources
+        self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
@@ -100,9 +102,18 @@ class Recognizer:
         spec = registry.model(name)
         return self._once(("model", name), lambda: spec.build(self._resources))
 
-    def attribute(self, name: str) -> Attribute:
-        spec = registry.attribute(name)
-        return self._once(("attribute", name), lambda: spec.build(self._resources))
+    def attribute(self, action: Action) -> Attribute:
+        spec = registry.for_action(action, self._collection)
+        return self._once(("attribute", spec.name), lambda: spec.build(self._resources))
+
+    def usual_actions(self) -> tuple[Action, ...]:
+        """What is estimated unless somebody asks for more: all that packages serve, and race where its weights are."""
+        return tuple(
+            action
+            for action in ACTIONS
+            if registry.for_action(action, "packaged").collection == "packaged"
+            or available(registry.for_action(action, self._collection), self._resources.weights)
+        )
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -162,12 +173,12 @@ class Recognizer:
         return np.stack([face.embedding for face in faces]) if faces else empty
 
     def analyze(
-        self, image: Rgb, faces: Sequence[Detection], names: Sequence[str]
+        self, image: Rgb, faces: Sequence[Detection], actions: Sequence[Action]
     ) -> list[Attributes]:
-        """One record per face, with the named attributes' fields set."""
+        """One record per face, with the fields of the actions set."""
         merged = [Attributes() for _ in faces]
-        for name in names if faces else ():
-            attribute = self.attribute(name)
+        for action in actions if faces else ():
+            attribute = self.attribute(action)
             found = attribute.predict([attribute.crop(image, face) for face in faces])
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged

@@ -108,6 +108,11 @@ class AttributeSpec:
     """Each of them does as well as `weights`."""
 
 
+def all_weights(spec: ModelSpec | DetectorSpec | AttributeSpec) -> tuple[Weights, ...]:
+    """What it needs, and what does as well."""
+    return spec.weights + (() if isinstance(spec, DetectorSpec) else spec.alternatives)
+
+
 def available(spec: ModelSpec | DetectorSpec | AttributeSpec, cache: WeightsCache) -> bool:
     """Whether all of its files are there, or one that does as well."""
     others = () if isinstance(spec, DetectorSpec) else spec.alternatives

@@ -93,7 +93,8 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     database = Database.open(settings)
     stack.callback(database.close)
     weights = WeightsCache(settings.weights_folder, download=settings.downloads)
-    recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(settings.threads_per_run)))
+    resources = Resources(weights=weights, runtime=Runtime(settings.threads_per_run))
+    recognizer = Recognizer(resources, settings.attribute_models)
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
         stack.callback(cache.close)

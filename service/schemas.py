@@ -569,6 +569,7 @@ class DetectorView(ComponentView):
 
 
 class AttributeView(ComponentView):
+    action: str = Field(description="what it answers in /analyze; one of several may do so")
     classes: list[str]
 
 

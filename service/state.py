@@ -96,11 +96,11 @@ async def warm(services: Services) -> None:
             services.progress.weights = str(error)
             log.error("the default model cannot be loaded: %s", error)
             await asyncio.sleep(WEIGHTS_RETRY_S)
-    for name in registry.ATTRIBUTES:
+    for action in services.recognizer.usual_actions():
         try:
-            await in_daemon_thread(partial(services.recognizer.attribute, name))
+            await in_daemon_thread(partial(services.recognizer.attribute, action))
         except RecognitionError as error:
-            log.warning("attribute %s cannot be loaded: %s", name, error)
+            log.warning("what estimates %s cannot be loaded: %s", action, error)
 
 
 async def keep_house(services: Services) -> None:

@@ -16,6 +16,7 @@ from recognition.errors import (
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.quality import quality
+from recognition.spec import ACTIONS, Action
 from recognition.types import Align, Attributes, Box, Detection, Rgb
 from service.errors import UnsupportedOption
 from service.images import Pixels, content
@@ -114,13 +115,12 @@ def known_detector(name: str | None) -> str | None:
     return _known("detector", name, tuple(registry.DETECTORS))
 
 
-def known_actions(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The registry's spelling, each once; all of them for None. Raises UnknownName."""
-    every = tuple(registry.ATTRIBUTES)
+def known_actions(names: Sequence[str] | None, usual: tuple[Action, ...]) -> tuple[Action, ...]:
+    """In our spelling, each once; the usual ones for None. Raises UnknownName."""
     if names is None:
-        return every
-    found = [_known("attribute", name, every) for name in names]
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+        return usual
+    found = [_known("attribute", name, ACTIONS) for name in names]
+    return tuple(action for action in dict.fromkeys(found) if action in ACTIONS)
 
 
 def _known(kind: str, name: str | None, names: tuple[str, ...]) -> str | None:
@@ -152,7 +152,7 @@ def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> S
 
 
 def detect(
-    recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[str] = ()
+    recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[Action] = ()
 ) -> Detected:
     """Faces with the attributes that are asked for; at least one. Raises NoFace and as `pixels`."""
     rgb = pixels(image, plan, "img")

@@ -67,7 +67,7 @@ class Estimate:
         if out.shape != (len(faces), self._classes):
             raise BadWeights(f"the network gives {out.shape}, not {self._classes} values each")
         shares = out.astype(np.float64)
-        return shares / shares.sum(axis=1, keepdims=True)
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float64)
 
 
 def colours(crops: Sequence[Rgb]) -> NDArray[np.float32]:

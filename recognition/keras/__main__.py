@@ -16,7 +16,7 @@ NO_KERAS, BAD_WEIGHTS = 3, 4
 def main(arguments: list[str]) -> int:
     network, source, target = arguments
     try:
-        from recognition.keras.convert import convert  # noqa: PLC0415
+        from recognition.keras.convert import convert
 
         convert(network, Path(source), Path(target))
     except ModuleNotFoundError as error:

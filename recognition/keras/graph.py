@@ -132,7 +132,7 @@ class Graph(Nodes):
         return self._node("Concat", *given, options={"axis": 1})
 
     def scale(self, layer: Layer, given: list[str]) -> str:
-        return self._node("Mul", given[0], self._constant(np.float32(layer.factor)))
+        return self._node("Mul", given[0], self._constant(np.array(layer.factor, np.float32)))
 
     def square(self, layer: Layer, given: list[str]) -> str:
         return self._node("Mul", given[0], given[0])
@@ -144,7 +144,10 @@ class Graph(Nodes):
         return self._node("HardSigmoid", given[0], options={"alpha": 0.2, "beta": 0.5})
 
     def unit_length(self, layer: Layer, given: list[str]) -> str:
-        axes, least = self._constant(np.array([1], np.int64)), self._constant(np.float32(1e-12))
+        axes, least = (
+            self._constant(np.array([1], np.int64)),
+            self._constant(np.array(1e-12, np.float32)),
+        )
         squared = self._node("ReduceSum", self.square(layer, given), axes)
         length = self._node("Sqrt", self._node("Max", squared, least))
         return self._node("Div", given[0], length)
@@ -165,17 +168,13 @@ class Graph(Nodes):
             for j in range(layer.size)
         ]
         places = self._constant(np.array([-1, *kernel.shape[:2]], np.int64))
-        patches = self._node(
-            "Reshape", self._node("Concat", *parts, options={"axis": 3}), places
-        )
+        patches = self._node("Reshape", self._node("Concat", *parts, options={"axis": 3}), places)
         patches = self._node("Transpose", patches, options=_perm(1, 0, 2))
         out = self._node("MatMul", patches, self._constant(kernel))
         out = self._node("Transpose", out, options=_perm(1, 2, 0))
         shape = self._constant(np.array([-1, filters, height, width], np.int64))
         out = self._node("Reshape", out, shape)
-        return self._node(
-            "Relu", self._node("Add", out, self._constant(bias.transpose(2, 0, 1)))
-        )
+        return self._node("Relu", self._node("Add", out, self._constant(bias.transpose(2, 0, 1))))
 
     def _strided(self, image: str, start: tuple[int, int], out: tuple[int, int], step: int) -> str:
         """(n, out_h, out_w, channels): every `step`-th pixel from a corner on."""

@@ -10,22 +10,50 @@ from functools import partial
 from typing import Any
 
 import keras
-from keras import Input as Input
-from keras import Model as Model
-from keras import ops
-from keras.layers import Activation as Activation
-from keras.layers import Add as Add
-from keras.layers import AveragePooling2D as AveragePooling2D
-from keras.layers import BatchNormalization as BatchNormalization
-from keras.layers import Concatenate as Concatenate
-from keras.layers import Dropout as Dropout
-from keras.layers import Flatten as Flatten
-from keras.layers import GlobalAveragePooling2D as GlobalAveragePooling2D
-from keras.layers import MaxPooling2D as MaxPooling2D
-from keras.layers import Multiply as Multiply
-from keras.layers import PReLU as PReLU
-from keras.layers import Reshape as Reshape
-from keras.layers import ZeroPadding2D as ZeroPadding2D
+from keras import Input, Model, ops
+from keras.layers import (
+    Activation,
+    Add,
+    AveragePooling2D,
+    BatchNormalization,
+    Concatenate,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    MaxPooling2D,
+    Multiply,
+    PReLU,
+    Reshape,
+    ZeroPadding2D,
+)
+
+__all__ = [
+    "Activation",
+    "Add",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Concatenate",
+    "Conv2D",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "HardSigmoid",
+    "Input",
+    "LocalResponse",
+    "LocallyConnected2D",
+    "MaxPooling2D",
+    "Model",
+    "Multiply",
+    "PReLU",
+    "Reshape",
+    "Scale",
+    "Square",
+    "SquareRoot",
+    "UnitLength",
+    "ZeroPadding2D",
+]
 
 # All weights are loaded: making up millions of random ones first would only take time.
 Conv2D = partial(keras.layers.Conv2D, kernel_initializer="zeros")

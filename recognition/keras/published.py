@@ -48,11 +48,13 @@ class Published:
         path = self.graph(resources.weights)
         session = resources.runtime.session(path)
         if len(session.inputs) != 1 or session.shape[1:] != self.shape:
-            raise BadWeights(f"{path} takes {session.shape}, not (n, height, width, channels) {self.shape}")
+            raise BadWeights(
+                f"{path} takes {session.shape}, not (n, height, width, channels) {self.shape}"
+            )
         return session
 
     def graph(self, cache: WeightsCache) -> Path:
-        """The published graph if it is there, else that of the Keras weights, else the graph from where it is published.
+        """The published graph if it is there, else that of the Keras weights, else the graph from its addresses.
 
         Raises WeightsMissing, with what to do, and BadWeights.
         """

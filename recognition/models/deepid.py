@@ -20,9 +20,7 @@ Tensor = Any
 """(n, height, width, channels) of Keras, which is untyped."""
 
 HEIGHT, WIDTH, DIMENSION = 55, 47, 160
-INPUT = Input(
-    size=(HEIGHT, WIDTH), colour="bgr", layout="nhwc", std=(255.0,), deepface="tensor"
-)
+INPUT = Input(size=(HEIGHT, WIDTH), colour="bgr", layout="nhwc", std=(255.0,), deepface="tensor")
 """Its training's input is not documented: DeepFace's, with the plain box."""
 
 

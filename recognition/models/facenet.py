@@ -117,7 +117,6 @@ def _normalised(x: Tensor) -> Tensor:
     return k.BatchNormalization(epsilon=EPSILON, scale=False)(x)
 
 
-
 def _published(name: str, network: str) -> Published:
     onnx = Weights(
         name=f"{name}.onnx",

@@ -1,7 +1,7 @@
 """DeepFace (the network, not the library): 4096 values by convolutions whose kernels differ from place to place.
 
-Y. Taigman et al., DeepFace: Closing the Gap to Human-Level Performance in Face Verification (2014); built and trained on
-VGGFace2 by S. Ghosh (DeepFace, MIT).
+Y. Taigman et al., DeepFace: Closing the Gap to Human-Level Performance in Face Verification (2014); built and trained
+on VGGFace2 by S. Ghosh (DeepFace, MIT).
 """
 
 from __future__ import annotations

@@ -114,9 +114,7 @@ def _squeezed(x: Tensor, width: int) -> Tensor:
 def _depthwise(x: Tensor, size: int, stride: int = 1) -> Tensor:
     from recognition.keras import layers as k
 
-    return _normalised(
-        k.DepthwiseConv2D(size, strides=stride, padding="same", use_bias=False)(x)
-    )
+    return _normalised(k.DepthwiseConv2D(size, strides=stride, padding="same", use_bias=False)(x))
 
 
 def _active(x: Tensor) -> Tensor:
@@ -149,7 +147,10 @@ KERAS = Weights(
     ),
 )
 PUBLISHED = Published(
-    onnx=ONNX, keras=KERAS, network="recognition.models.ghostfacenet:network", shape=(*INPUT.size, 3)
+    onnx=ONNX,
+    keras=KERAS,
+    network="recognition.models.ghostfacenet:network",
+    shape=(*INPUT.size, 3),
 )
 
 

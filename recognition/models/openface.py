@@ -27,7 +27,7 @@ EPSILON = 1e-5
 EYES_NOSE_MOUTH = np.array(
     [(26.63, 16.06), (67.79, 15.26), (47.24, 40.52), (29.48, 61.62), (66.76, 60.88)]
 )
-"""On the chip of 96 pixels, whose edges are those of all landmarks (brows, chin, cheeks), after OpenFace's `align_dlib`:
+"""On the chip of 96 pixels, whose edges are those of all landmarks (brows, chin, cheeks), after its `align_dlib`:
 the middles of its landmarks 36-41 and 42-47, then 30, 48, 54."""
 INPUT = Input(
     size=(SIDE, SIDE),

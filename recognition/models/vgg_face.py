@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from recognition import deepface
-from recognition.keras import vgg
 from recognition.embedder import Input, NetworkEmbedder
+from recognition.keras import vgg
 from recognition.keras.published import Published, released
 from recognition.spec import ModelSpec, Resources
 from recognition.types import NORMALIZATIONS

@@ -72,10 +72,10 @@ async def analyze(
     asked: Annotated[AnalyzeRequest, Depends(body(AnalyzeRequest))],
     owned: Owned,
 ) -> AnalyzeResponse:
-    """Estimates of age, gender, emotion for every face."""
+    """Estimates of age, gender, emotion for every face, and of race where its weights are."""
     started = time.perf_counter()
     plan = vision.plan(asked, owned.settings)
-    actions = vision.known_actions(asked.actions)
+    actions = vision.known_actions(asked.actions, owned.recognizer.usual_actions())
     image = await owned.sources.get(asked.img)
     found = await while_connected(
         request,

@@ -8,7 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from recognition import registry
-from recognition.spec import ModelSpec
+from recognition.spec import ModelSpec, all_weights, available
 from recognition.weights import Weights, WeightsCache
 from service.deps import Owned
 from service.routes.responses import problems
@@ -39,8 +39,8 @@ def _list(cache: WeightsCache) -> ModelList:
                 summary=spec.summary,
                 licence=spec.licence,
                 origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
+                available=available(spec, cache),
+                weights=_weights(all_weights(spec), cache),
                 landmarks=spec.landmarks,
             )
             for spec in registry.DETECTORS.values()
@@ -51,8 +51,9 @@ def _list(cache: WeightsCache) -> ModelList:
                 summary=spec.summary,
                 licence=spec.licence,
                 origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
+                action=spec.action,
+                available=available(spec, cache),
+                weights=_weights(all_weights(spec), cache),
                 classes=list(spec.classes),
             )
             for spec in registry.ATTRIBUTES.values()
@@ -66,8 +67,8 @@ def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
         summary=spec.summary,
         licence=spec.licence,
         origin=spec.origin,
-        available=_available(spec.weights, cache),
-        weights=_weights(spec.weights, cache),
+        available=available(spec, cache),
+        weights=_weights(all_weights(spec), cache),
         dimension=spec.dimension,
         input_size=spec.input_size,
         thresholds={
@@ -78,10 +79,6 @@ def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
             for detector, of_detector in spec.thresholds.items()
         },
     )
-
-
-def _available(weights: Sequence[Weights], cache: WeightsCache) -> bool:
-    return all(cache.present(w) for w in weights)
 
 
 def _weights(weights: Sequence[Weights], cache: WeightsCache) -> list[WeightsView]:
