@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.settings import Settings
-from proof import environment, models_peer, rows, seeded
-from proof.environment import say
+from proof import models_environment as environment
+from proof import models_peer, models_seeded, rows
+from proof.models_environment import say
 from proof.rows import Row
 from recognition import deepface, registry
 from recognition.detectors import mediapipe
-from recognition.formats import keras_h5
 from recognition.images import ImageLimits, decode
 from recognition.landmarks import WEIGHTS as LANDMARKS
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import AttributeSpec, ModelSpec, Resources
-from recognition.types import NORMALIZATIONS, Attributes, Rgb
+from recognition.types import NORMALIZATIONS, Attributes, Box, Detection, Rgb
 from recognition.weights import WeightsCache
 
 MODELS = (
@@ -88,7 +88,7 @@ def _subjects(cache: WeightsCache, photos: Sequence[Path]) -> list[Subject]:
 
     def crops(size: tuple[int, int]) -> list[Rgb]:
         seen = [deepface.crop(image, face, size) for image, face in zip(images, faces, strict=True)]
-        return seen + [(255 * wave).round().astype(np.uint8) for wave in seeded.waves(*size)]
+        return seen + [(255 * wave).round().astype(np.uint8) for wave in models_seeded.waves(*size)]
 
     models = [registry.model(name) for name in MODELS]
     found = [Subject(spec.name, spec, crops(spec.input_size)) for spec in models]
@@ -154,28 +154,44 @@ def _jobs(subject: Subject, photos: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _pipelines(subject: Subject, scratch: Path, jobs: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """By our detectors, and by DeepFace's faces, which leaves the detectors out."""
     if not jobs:
         return
-    expected = json.loads((scratch / "models" / f"{subject.name}.represent.json").read_text())
+    told = json.loads((scratch / "models" / f"{subject.name}.represent.json").read_text())
     recognizer = Recognizer(Resources(_ours(subject, scratch, "tensorflow"), Runtime(threads=2)))
-    ways: dict[tuple[str, str], list[tuple[list[float], NDArray[np.float32]]]] = {}
-    for job, embedding in zip(jobs, expected, strict=True):
-        key = job["detector_backend"], job["normalization"]
-        recipe = Recipe(subject.name, key[0], "deepface", key[1])
+    ways: dict[str, list[tuple[list[float], NDArray[np.float32]]]] = {}
+    for job, (theirs, area) in zip(jobs, told, strict=True):
+        detector, normalization = job["detector_backend"], job["normalization"]
+        recipe = Recipe(subject.name, detector, "deepface", normalization)
         image = decode(Path(job["img_path"]).read_bytes(), ImageLimits())
+        if detector != "skip":
+            crop = recognizer.crop(image, _face(area), recipe)
+            same = recognizer.embed([crop], recipe)[0]
+            ways.setdefault(f"its face, {detector}, {normalization}", []).append((theirs, same))
         faces = recognizer.represent([image], recipe, Selection(max_faces=1))[0]
         if faces:
-            ways.setdefault(key, []).append((embedding, faces[0].embedding))
-    for (detector, normalization), pairs in ways.items():
-        theirs, ours = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
+            way = f"represent, {detector}, {normalization}"
+            ways.setdefault(way, []).append((theirs, faces[0].embedding))
+    for way, pairs in ways.items():
+        expected, found = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
         yield Row(
             name=subject.name,
-            way=f"represent, {detector}, {normalization}",
-            single=rows.cosine(theirs, ours),
-            difference=float(abs(theirs - ours).max()),
-            others=rows.between(theirs),
+            way=way,
+            single=rows.cosine(expected, found),
+            difference=float(abs(expected - found).max()),
+            others=rows.between(expected),
             least=rows.LEAST_PIPELINE,
         )
+
+
+def _face(area: Mapping[str, Any]) -> Detection:
+    """DeepFace's answer as a detection; it has no landmarks without both eyes."""
+    box = Box(area["x"], area["y"], area["w"], area["h"])
+    if "left_eye" not in area or "right_eye" not in area:
+        return Detection(box, 1.0)
+    unknown = (np.nan, np.nan)
+    points = [area["right_eye"], area["left_eye"], unknown, unknown, unknown]
+    return Detection(box, 1.0, np.array(points, np.float32))
 
 
 def _file(subject: Subject, scratch: Path, backend: str) -> Path:
@@ -199,13 +215,11 @@ def _ours(subject: Subject, scratch: Path, backend: str) -> WeightsCache:
 def _remember(subject: Subject, scratch: Path) -> None:
     """The reference's answers to the waves, and the shapes of its weights in their order, for the ordinary tests."""
     known = json.loads(CANONICAL.read_text()) if CANONICAL.exists() else {}
-    layers = keras_h5.read(_file(subject, scratch, "tensorflow"))
+    layers = json.loads((scratch / "models" / f"{subject.name}.layers.json").read_text())
     waves = np.load(scratch / "models" / f"{subject.name}.tensorflow.npz")["single"][-2:]
-    shapes = [
-        " ".join("x".join(map(str, array.shape)) for array in layer.arrays) for layer in layers
-    ]
+    told = [" ".join([kind, *("x".join(map(str, s)) for s in shapes)]) for kind, shapes in layers]
     known[subject.name] = {
-        "layers": ", ".join(shapes),
+        "layers": told,
         "waves": [[float(f"{value:.6g}") for value in row[:KEPT]] for row in waves],
         "lengths": [float(f"{value:.6g}") for value in np.linalg.norm(waves, axis=1)],
     }

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `seeded`, which is not installed there
-import seeded
+sys.path.insert(0, str(Path(__file__).parent))  # for what lies beside it and is not installed there
+seeded = importlib.import_module("models_seeded")
+
 
 ATTRIBUTES = ("Age", "Gender", "Race", "Emotion")
 
@@ -42,17 +43,18 @@ def switch(backend: str) -> None:
     module("commons.backend_utils")._backend_engine = backend
 
 
-def seed_keras(name: str) -> None:
+def seed_keras(name: str, folder: Path) -> None:
     """Let DeepFace build the network, and save seeded weights where its loader would read them."""
     weights = module("commons.weight_utils")
     load, download = weights.load_model_weights, weights.download_weights_if_necessary
 
     def seed(model: Any, weight_file: str) -> Any:
-        random = seeded.generator(name)
-        for layer in model.layers:
-            shapes = [tuple(weight.shape) for weight in layer.weights]
-            if shapes:
-                layer.set_weights(seeded.keras_layer(type(layer).__name__, shapes, random))
+        seeds = seeded.Seeds(name)
+        owners = [layer for layer in model.layers if layer.weights]
+        found = [(type(o).__name__, [tuple(weight.shape) for weight in o.weights]) for o in owners]
+        for layer, (kind, shapes) in zip(owners, found, strict=True):
+            layer.set_weights(seeded.keras_layer(kind, shapes, seeds))
+        (folder / f"{name}.layers.json").write_text(json.dumps(found))
         # GhostFaceNet's author publishes whole models, the others weights.
         (model.save if name == "GhostFaceNet" else model.save_weights)(weight_file)
         return model
@@ -71,10 +73,10 @@ def seed_keras(name: str) -> None:
 
 def seed_torch(name: str) -> None:
     """DeepFace's PyTorch network with seeded weights as an ONNX graph that takes images channels last."""
-    torch = importlib.import_module("torch")
+    torch: Any = importlib.import_module("torch")
     modeling, weights = module("modules.modeling"), module("commons.weight_utils")
     switch("pytorch")
-    source = importlib.import_module(
+    source: Any = importlib.import_module(
         modeling.get_model_class(task=task(name), model_name=name).__module__
     )
     kept = weights.download_weights_if_necessary
@@ -85,7 +87,7 @@ def seed_torch(name: str) -> None:
     finally:
         weights.download_weights_if_necessary = kept
 
-    class ChannelsLast(torch.nn.Module):  # type: ignore[misc,name-defined]
+    class ChannelsLast(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = built.model
@@ -113,30 +115,28 @@ def seed_torch(name: str) -> None:
 
 def seed_modules(model: Any, name: str) -> Any:
     torch = importlib.import_module("torch")
-    random = seeded.generator(name)
+    seeds = seeded.Seeds(name)
     with torch.no_grad():
         for part in model.modules():
-            for key, value in [
-                *part.named_parameters(recurse=False),
-                *part.named_buffers(recurse=False),
-            ]:
+            own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+            for key, value in own:
                 if value.is_floating_point():
                     value.copy_(
-                        torch.from_numpy(torch_weights(part, key, tuple(value.shape), random))
+                        torch.from_numpy(torch_weights(part, key, tuple(value.shape), seeds))
                     )
     return model
 
 
-def torch_weights(part: Any, key: str, shape: tuple[int, ...], random: np.random.Generator) -> Any:
+def torch_weights(part: Any, key: str, shape: tuple[int, ...], seeds: Any) -> Any:
     kind = type(part).__name__
     if kind == "PReLU":
-        return seeded.slopes(shape, random)
+        return seeds.around(shape, 0.25)
     if kind.startswith("BatchNorm") and key in ("weight", "running_var"):
-        return seeded.positive(shape, random)
+        return seeds.around(shape, seeds.gain if key == "weight" else 1.0)
     if key == "weight" and len(shape) > 1:
         seen = shape[2] if kind == "LocallyConnected2d" else np.prod(shape[1:])
-        return seeded.scaled(shape, float(seen), random)
-    return seeded.small(shape, random)
+        return seeds.kernel(shape, float(seen))
+    return seeds.normal(shape, 0.1)
 
 
 def onnx_file(name: str) -> str:
@@ -181,7 +181,8 @@ def represented(name: str, jobs: list[dict[str, Any]]) -> list[Any]:
             rows.append([float(v) for v in value.values()] if isinstance(value, dict) else [value])
         else:
             found = deepface.represent(**job, model_name=name, max_faces=1)
-            rows.append([float(v) for v in found[0]["embedding"]])
+            area = {k: v for k, v in found[0]["facial_area"].items() if v is not None}
+            rows.append(([float(v) for v in found[0]["embedding"]], area))
     return rows
 
 
@@ -192,11 +193,14 @@ def main() -> None:
         # TensorFlow above 2.12 is refused for the sake of a layer that legacy Keras has.
         module("models.facial_recognition.tf.FbDeepFace").tf_minor = 12
     for name in names:
-        (seed_keras if backend == "tensorflow" else seed_torch)(name)
+        if backend == "tensorflow":
+            seed_keras(name, folder)
+        else:
+            seed_torch(name)
         np.savez(folder / f"{name}.{backend}.npz", **answers(name, inputs[name]))
         if backend == "tensorflow" and jobs.get(name):
             rows = represented(name, jobs[name])
-            (folder / f"{name}.represent.json").write_text(json.dumps(rows))
+            (folder / f"{name}.represent.json").write_text(json.dumps(rows, default=int))
         getattr(module("modules.modeling"), "cached_models", {}).pop(task(name), None)
         vars(module("modules.modeling")).pop("cached_models", None)
         gc.collect()
