@@ -96,11 +96,19 @@ def tensor(crops: Sequence[Rgb], normalization: Normalization) -> Floats:
     elif normalization == "ArcFace":
         values = (values - np.float32(127.5)) / np.float32(128)
     elif normalization == "Facenet":
-        each = values.reshape(len(values), -1)
-        mean, std = each.mean(axis=1), each.std(axis=1)
-        std = np.maximum(std, 1 / math.sqrt(each.shape[1]))
-        values = (values - mean[:, None, None, None]) / std[:, None, None, None]
+        values = standardised(values)
     return values
+
+
+def standardised(images: Floats) -> Floats:
+    """(n, height, width, 3) float32: each image less its mean, over its deviation, as FaceNet was trained.
+
+    An image of one colour is divided by 1 / sqrt(number of values) instead.
+    """
+    each = images.reshape(len(images), -1)
+    mean = each.mean(axis=1)[:, None, None, None]
+    std = np.maximum(each.std(axis=1), 1 / math.sqrt(each.shape[1]))[:, None, None, None]
+    return np.asarray((images - mean) / std, np.float32)
 
 
 def thresholds(

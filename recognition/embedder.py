@@ -67,13 +67,8 @@ class Input:
     def _own(self, crops: Rgb) -> NDArray[np.float32]:
         pixels = crops[..., ::-1] if self.colour == "bgr" else crops
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        values = (pixels.astype(np.float32) - mean) / std
-        if not self.per_image:
-            return np.asarray(values, np.float32)
-        each = values.reshape(len(values), -1)
-        own, spread = each.mean(axis=1), np.maximum(each.std(axis=1), each.shape[1] ** -0.5)
-        rows = (slice(None), None, None, None)
-        return np.asarray((values - own[rows]) / spread[rows], np.float32)
+        values = np.asarray((pixels.astype(np.float32) - mean) / std, np.float32)
+        return deepface.standardised(values) if self.per_image else values
 
 
 class NetworkEmbedder:

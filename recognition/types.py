@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,11 @@ METRICS: tuple[Metric, ...] = ("cosine", "euclidean", "euclidean_l2", "angular")
 
 Align = Literal["native", "none", "deepface"]
 """How a face becomes a network's input: as the network was trained, the plain box, or exactly as DeepFace does it."""
-ALIGNS: tuple[Align, ...] = ("native", "none", "deepface")
+ALIGNS: tuple[Align, ...] = get_args(Align)
 
 Normalization = Literal["base", "raw", "Facenet", "Facenet2018", "VGGFace", "VGGFace2", "ArcFace"]
 """DeepFace's arithmetic on pixels; `base` leaves them as the alignment gives them."""
-NORMALIZATIONS: tuple[Normalization, ...] = (
-    "base", "raw", "Facenet", "Facenet2018", "VGGFace", "VGGFace2", "ArcFace",
-)  # fmt: skip
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 @dataclass(frozen=True, slots=True)

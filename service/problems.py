@@ -54,6 +54,7 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         data.NotFound: Problem(404, "not-found", "Not found"),
         data.Conflict: Problem(409, "conflict", "Conflict with what is stored"),
         data.EmptyGallery: Problem(409, "empty-gallery", "The gallery is empty"),
+        data.VersionAhead: Problem(409, "version-ahead", "There is no such version"),
         data.InvalidName: Problem(422, "invalid-name", "The name cannot be used"),
         data.InvalidFilter: Problem(422, "invalid-filter", "The filter cannot be understood"),
         data.TooManyVanished: Problem(409, "too-many-vanished", "Too many files are gone"),

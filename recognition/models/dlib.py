@@ -16,7 +16,6 @@ from recognition.spec import ModelSpec, Resources, Threshold
 from recognition.types import (
     METRICS,
     Align,
-    Box,
     Detection,
     Embeddings,
     Metric,
@@ -53,7 +52,7 @@ class Dlib:
         if align == "deepface":
             return deepface.crop(image, face, (SIDE, SIDE))
         if align == "none":
-            return alignment.warp(image, _square(face.box), SIDE)
+            return alignment.warp(image, alignment.to_square(face.box, (SIDE, SIDE)), SIDE)
         points = self._predictor.find(image, face)
         return alignment.warp(image, to_chip(points), SIDE)
 
@@ -71,13 +70,6 @@ def to_chip(points: alignment.Floats) -> alignment.Floats:
     """
     template = alignment.dlib_chip(SIDE, PADDING)
     return alignment.invert(alignment.similarity(template, points))
-
-
-def _square(box: Box) -> alignment.Floats:
-    """(2, 3) from the image to the chip that shows the square of the box's longer side around its centre."""
-    scale = SIDE / max(1.0, box.w, box.h)
-    centre = (SIDE - 1) / 2 - scale * (np.array(box.centre) - 0.5)
-    return np.column_stack([np.eye(2) * scale, centre])
 
 
 def _build(resources: Resources) -> Dlib:

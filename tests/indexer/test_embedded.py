@@ -593,9 +593,9 @@ def test_processes_are_listed_alike_without_proc() -> None:
 
 
 MULTIPLYING = """
-import os, pwd, threading
+import os, threading
 import numpy as np
-from indexer.embedded_system import Account, account_for
+from indexer.embedded_system import account_for
 from pathlib import Path
 
 def multiply():

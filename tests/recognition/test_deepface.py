@@ -1,4 +1,4 @@
-"""DeepFace's geometry and arithmetic: cases worked out by hand; the whole way is proved against DeepFace in proof/."""
+"""DeepFace's geometry and arithmetic: cases worked out by hand."""
 
 from __future__ import annotations
 
