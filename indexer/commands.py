@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from indexer import people
 from indexer.errors import IndexerError
@@ -25,11 +25,12 @@ from recognition.errors import NoFace, RecognitionError, UnknownName
 from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
 PAGE = 1000
+Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec
 
 
 class CannotRead(IndexerError):
@@ -153,13 +154,18 @@ def gallery_names(tools: Tools) -> list[str]:
 
 
 def find(
-    tools: Tools, image: Path, gallery: str, k: int, threshold: float | None
+    tools: Tools,
+    image: Path,
+    gallery: str,
+    k: int,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Per face of the image, the nearest people."""
     searcher = Searcher(tools.database, None)
     target = searcher.target(gallery)
     recipe = target.space.recipe
-    faces = _faces(tools, image, recipe)
+    faces = _faces(tools, image, recipe, anti_spoofing)
     limit = threshold
     if limit is None:
         limit = registry.model(recipe.model).threshold(recipe.detector, "cosine").value
@@ -202,11 +208,16 @@ def match_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def verify(
-    tools: Tools, paths: tuple[Path, Path], recipe: Recipe, metric: str, threshold: float | None
+    tools: Tools,
+    paths: tuple[Path, Path],
+    recipe: Recipe,
+    metric: str,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Whether two photographs show one person: the closest pair of their faces."""
     known = _metric(metric)
-    a, b = (_faces(tools, path, recipe) for path in paths)
+    a, b = (_faces(tools, path, recipe, anti_spoofing) for path in paths)
     verdict = compare(
         tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
         recipe, known, threshold,
@@ -226,10 +237,12 @@ def verify(
     }
 
 
-def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
+def represent(
+    tools: Tools, image: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> dict[str, Any]:
     results = [
         {**_area(face.detection), "embedding": [float(v) for v in face.embedding]}
-        for face in _faces(tools, image, recipe)
+        for face in _faces(tools, image, recipe, anti_spoofing)
     ]
     return {
         "results": results,
@@ -239,10 +252,17 @@ def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def analyze(
-    tools: Tools, image: Path, detector: str | None, actions: Sequence[str]
+    tools: Tools,
+    image: Path,
+    detector: str | None,
+    actions: Sequence[str],
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     pixels = tools.image(image)
-    faces = _detections(tools, image, pixels, detector)
+    known = _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, known, str(image))
     names = list(actions) or list(registry.ATTRIBUTES)
     found = tools.recognizer.analyze(pixels, faces, names)
     return {
@@ -253,13 +273,23 @@ def analyze(
     }
 
 
-def extract(tools: Tools, image: Path, detector: str | None) -> dict[str, Any]:
-    faces = _detections(tools, image, tools.image(image), detector)
-    return {"results": [_area(face) for face in faces]}
+def extract(
+    tools: Tools, image: Path, detector: str | None, anti_spoofing: bool = False
+) -> dict[str, Any]:
+    pixels, known = tools.image(image), _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    results = [_area(face) for face in faces]
+    if anti_spoofing:
+        (found,) = tools.recognizer.judge([pixels], [faces], known)
+        results = [
+            {**area, "is_real": verdict.is_real, "antispoof_score": round(verdict.score, 6)}
+            for area, verdict in zip(results, found, strict=True)
+        ]
+    return {"results": results}
 
 
 def list_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every model, detector and attribute."""
+    """Every model, detector, attribute and anti-spoofing method."""
     rows = []
     for kind, spec in _specs():
         dimension = spec.dimension if isinstance(spec, ModelSpec) else None
@@ -300,7 +330,7 @@ def check_models(tools: Tools) -> list[dict[str, Any]]:
         state = "absent"
         if cache.present(weights):
             state = "ok" if cache.valid(weights) else "damaged"
-        rows.append({"file": weights.name, "state": state, "package": weights.package})
+        rows.append({"file": weights.name, "state": state, "source": weights.source})
     return rows
 
 
@@ -461,18 +491,22 @@ def _summary(gallery: str, run: Run) -> dict[str, Any]:
     return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
 
 
-def _faces(tools: Tools, path: Path, recipe: Recipe) -> tuple[Face, ...]:
-    faces = tools.recognizer.represent([tools.image(path)], recipe, Selection())[0]
-    if not faces:
-        raise NoFace(f"no face found in {path}")
-    return faces
+def _faces(
+    tools: Tools, path: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> tuple[Face, ...]:
+    pixels = tools.image(path)
+    faces = _detections(tools, path, pixels, recipe.detector)
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, recipe.detector, str(path))
+    return tools.recognizer.describe([pixels], [faces], recipe)[0]
 
 
-def _detections(
-    tools: Tools, path: Path, pixels: Rgb, detector: str | None
-) -> tuple[Detection, ...]:
-    name = registry.detector(detector or tools.settings.detector).name
-    faces = tools.recognizer.detect([pixels], name, Selection())[0]
+def _detector(tools: Tools, name: str | None) -> str:
+    return registry.detector(name or tools.settings.detector).name
+
+
+def _detections(tools: Tools, path: Path, pixels: Rgb, detector: str) -> tuple[Detection, ...]:
+    faces = tools.recognizer.detect([pixels], detector, Selection())[0]
     if not faces:
         raise NoFace(f"no face found in {path}")
     return faces
@@ -491,19 +525,24 @@ def _metric(name: str) -> Metric:
     raise UnknownName("metric", name, METRICS)
 
 
-def _specs() -> list[tuple[str, ModelSpec | DetectorSpec | AttributeSpec]]:
+def _specs() -> list[tuple[str, Spec]]:
     return [
         *(("model", spec) for spec in registry.MODELS.values()),
         *(("detector", spec) for spec in registry.DETECTORS.values()),
         *(("attribute", spec) for spec in registry.ATTRIBUTES.values()),
+        *(("anti-spoofing", spec) for spec in registry.ANTI_SPOOFING.values()),
     ]
 
 
-def _weights_state(tools: Tools, spec: ModelSpec | DetectorSpec | AttributeSpec) -> str:
+def _weights_state(tools: Tools, spec: Spec) -> str:
     if not spec.weights:
         return "built in"
     present = all(tools.recognizer.resources.weights.present(w) for w in spec.weights)
-    return "here" if present else f"fetched when needed ({spec.weights[0].package})"
+    return (
+        "here"
+        if present
+        else f"fetched when needed ({spec.weights[0].package or spec.weights[0].urls[0]})"
+    )
 
 
 def _checked(what: str, check: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -19,6 +19,14 @@ class NoFace(RecognitionError):
     """No face was found where one is needed."""
 
 
+class SpoofDetected(RecognitionError):
+    """A face looks like a picture of a face, where a live one was asked for."""
+
+
+class CannotJudge(RecognitionError):
+    """Whether a face is live cannot be told, as no detector says where it is."""
+
+
 class UnknownName(RecognitionError):
     """There is no model, detector, attribute or metric of that name."""
 

@@ -11,14 +11,33 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import registry
+from recognition import antispoofing, registry
+from recognition.errors import CannotJudge, SpoofDetected
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
 from recognition.spec import Resources
-from recognition.types import Align, Attribute, Attributes, Detection, Detector, Embedder, Rgb
+from recognition.types import (
+    Align,
+    AntiSpoofing,
+    Attribute,
+    Attributes,
+    Authenticity,
+    Detection,
+    Detector,
+    Embedder,
+    Rgb,
+)
 
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
+
+NO_BOX = (
+    "anti_spoofing needs to know where the face is, and the detector {name!r} does not look for it"
+)
+SPOOF = (
+    "the face at x {x:.0f}, y {y:.0f} in {name} looks like a picture of a face, not like a live one; "
+    "extract gives the score of every face"
+)
 
 T = TypeVar("T")
 
@@ -79,6 +98,10 @@ class Recognizer:
         spec = registry.attribute(name)
         return self._once(("attribute", name), lambda: spec.build(self._resources))
 
+    def anti_spoofing(self, name: str = antispoofing.NAME) -> AntiSpoofing:
+        spec = registry.anti_spoofing(name)
+        return self._once(("anti-spoofing", name), lambda: spec.build(self._resources))
+
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
         self.detector(recipe.detector)
@@ -99,8 +122,13 @@ class Recognizer:
     def represent(
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
-        """Faces of each image, most prominent first; one call of the network embeds them all."""
-        detected = self.detect(images, recipe.detector, selection)
+        """Faces of each image, most prominent first."""
+        return self.describe(images, self.detect(images, recipe.detector, selection), recipe)
+
+    def describe(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], recipe: Recipe
+    ) -> list[tuple[Face, ...]]:
+        """The detected faces with their embeddings; one call of the network embeds them all."""
         crops = [
             self.crop(image, face, recipe)
             for image, faces in zip(images, detected, strict=True)
@@ -142,6 +170,31 @@ class Recognizer:
             found = attribute.predict([attribute.crop(image, face) for face in faces])
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged
+
+    def judge(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], detector: str
+    ) -> list[tuple[Authenticity, ...]]:
+        """Whether each detected face looks live; one call of each network judges them all.
+
+        Raises CannotJudge for a detector that does not look for faces: their surroundings would be missing.
+        """
+        if detector == "skip":
+            raise CannotJudge(NO_BOX.format(name=detector))
+        if not any(detected):
+            return [() for _ in detected]
+        method = self.anti_spoofing()
+        pairs = zip(images, detected, strict=True)
+        found = iter(method.judge([method.crop(image, f) for image, faces in pairs for f in faces]))
+        return [tuple(next(found) for _ in faces) for faces in detected]
+
+    def refuse_spoofs(
+        self, image: Rgb, faces: Sequence[Detection], detector: str, name: str
+    ) -> None:
+        """Raises SpoofDetected, with the image's name, if any of the faces does not look live; CannotJudge."""
+        (found,) = self.judge([image], [faces], detector)
+        for face, authenticity in zip(faces, found, strict=True):
+            if not authenticity.is_real:
+                raise SpoofDetected(SPOOF.format(x=face.box.x, y=face.box.y, name=name))
 
     def _complete(self, image: Rgb, face: Detection, detector: str) -> Detection:
         if face.landmarks is not None or detector == "skip":

@@ -1,4 +1,4 @@
-"""Every detector, model and attribute by name. A new one is its file and one entry here."""
+"""Every detector, model, attribute and anti-spoofing method by name. A new one is its file and one entry here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from recognition import antispoofing
 from recognition.attributes import age_gender, emotion
 from recognition.detectors import dlib as dlib_detector
 from recognition.detectors import mediapipe, mtcnn, opencv, skip
 from recognition.errors import UnknownName
 from recognition.models import dlib as dlib_model
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec
 
 
 class _Named(Protocol):
@@ -36,6 +37,7 @@ DETECTORS: Mapping[str, DetectorSpec] = _by_name(
 )
 MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS)
 ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(age_gender.SPECS, emotion.SPECS)
+ANTI_SPOOFING: Mapping[str, AntiSpoofingSpec] = _by_name(antispoofing.SPECS)
 
 
 def detector(name: str) -> DetectorSpec:
@@ -48,6 +50,10 @@ def model(name: str) -> ModelSpec:
 
 def attribute(name: str) -> AttributeSpec:
     return _get(ATTRIBUTES, "attribute", name)
+
+
+def anti_spoofing(name: str) -> AntiSpoofingSpec:
+    return _get(ANTI_SPOOFING, "anti-spoofing method", name)
 
 
 def _get(specs: Mapping[str, Spec], kind: str, name: str) -> Spec:

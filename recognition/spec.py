@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from recognition.runtime import Runtime
-from recognition.types import Align, Attribute, Detector, Embedder, Metric
+from recognition.types import Align, AntiSpoofing, Attribute, Detector, Embedder, Metric
 from recognition.weights import Weights, WeightsCache
 
 
@@ -82,3 +82,13 @@ class AttributeSpec:
     classes: tuple[str, ...]
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Attribute]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AntiSpoofingSpec:
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], AntiSpoofing]

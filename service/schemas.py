@@ -132,7 +132,11 @@ class Options(Request):
     enforce_detection: bool = Field(
         True, description="false: an image without a face counts as a face itself"
     )
-    anti_spoofing: bool = Field(False, description="not available in this version")
+    anti_spoofing: bool = Field(
+        False,
+        description="refuse faces that look like a picture of one; extract tells instead. "
+        "An indication, not a certified detection of attacks",
+    )
     max_faces: int | None = Field(None, ge=1, description="only the most prominent faces")
     threshold: float | None = Field(
         None,
@@ -317,6 +321,12 @@ class ExtractedFace(BaseModel):
     landmarks: Landmarks
     face_confidence: float
     quality: float = Field(description="0..1: how usable the face is for recognition")
+    is_real: bool | None = Field(
+        None, description="with anti_spoofing: whether the face looks live"
+    )
+    antispoof_score: float | None = Field(
+        None, description="with anti_spoofing: 0..1, of the verdict that is_real states"
+    )
 
 
 class ExtractResponse(BaseModel):
@@ -557,10 +567,15 @@ class AttributeView(ComponentView):
     classes: list[str]
 
 
+class AntiSpoofingView(ComponentView):
+    pass
+
+
 class ModelList(BaseModel):
     models: list[ModelView]
     detectors: list[DetectorView]
     attributes: list[AttributeView]
+    anti_spoofing: list[AntiSpoofingView]
 
 
 class Health(BaseModel):

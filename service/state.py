@@ -101,6 +101,18 @@ async def warm(services: Services) -> None:
             await in_daemon_thread(partial(services.recognizer.attribute, name))
         except RecognitionError as error:
             log.warning("attribute %s cannot be loaded: %s", name, error)
+    await _warm_anti_spoofing(services.recognizer)
+
+
+async def _warm_anti_spoofing(recognizer: Recognizer) -> None:
+    """Only where its weights are: most servers never need it, and no package has them."""
+    weights = recognizer.resources.weights
+    for name, spec in registry.ANTI_SPOOFING.items():
+        if all(map(weights.present, spec.weights)):
+            try:
+                await in_daemon_thread(partial(recognizer.anti_spoofing, name))
+            except RecognitionError as error:
+                log.warning("anti-spoofing %s cannot be loaded: %s", name, error)
 
 
 async def keep_house(services: Services) -> None:

@@ -126,7 +126,8 @@ def _plain(data: bytes) -> _Parsed:
     tensors = _state_dict(_run(stream))
     storages = _storages(tensors)
     keys = _run(stream)
-    _need(isinstance(keys, list) and set(keys) == set(storages), "storages are not as listed")
+    if not isinstance(keys, list) or set(keys) != set(storages):
+        raise BadWeights("the file of weights lists other storages than it holds")
     view, start = memoryview(data), stream.tell()
     buffers: dict[str, bytes | memoryview] = {}
     for key in keys:

@@ -13,6 +13,7 @@ from recognition.weights import Weights, WeightsCache
 from service.deps import Owned
 from service.routes.responses import problems
 from service.schemas import (
+    AntiSpoofingView,
     AttributeView,
     DetectorView,
     ModelList,
@@ -26,7 +27,7 @@ router = APIRouter(tags=["models"], responses=problems(401, 500))
 
 @router.get("/models")
 async def models(owned: Owned) -> ModelList:
-    """Every model, detector and attribute, and where their weights are or come from."""
+    """Every model, detector, attribute and anti-spoofing method, and where their weights are or come from."""
     return await anyio.to_thread.run_sync(_list, owned.recognizer.resources.weights)
 
 
@@ -56,6 +57,17 @@ def _list(cache: WeightsCache) -> ModelList:
                 classes=list(spec.classes),
             )
             for spec in registry.ATTRIBUTES.values()
+        ],
+        anti_spoofing=[
+            AntiSpoofingView(
+                name=spec.name,
+                summary=spec.summary,
+                licence=spec.licence,
+                origin=spec.origin,
+                available=_available(spec.weights, cache),
+                weights=_weights(spec.weights, cache),
+            )
+            for spec in registry.ANTI_SPOOFING.values()
         ],
     )
 
