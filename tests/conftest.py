@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from indexer.embedded import EmbeddedPostgres
 from indexer.settings import Settings
@@ -88,3 +90,17 @@ def portraits(weights_cache: WeightsCache) -> dict[str, bytes]:
     paths = weights_cache.ensure([sample.weights for sample in SAMPLES])
     return {s.file: p.read_bytes() for s, p in zip(SAMPLES, paths, strict=True)}
 
+
+@pytest.fixture(scope="session")
+def cut_outs(portraits: dict[str, bytes]) -> dict[str, bytes]:
+    """Two portraits' heads cut out and laid on black paper, as JPEG: attacks, if clumsy ones."""
+    heads = {"obama.jpg": (307, 65, 687, 471), "biden.jpg": (352, 185, 769, 631)}
+    made = {}
+    for name, head in heads.items():
+        cut = Image.open(io.BytesIO(portraits[name])).convert("RGB").crop(head)
+        paper = Image.new("RGB", (3 * cut.width, 3 * cut.height), "black")
+        paper.paste(cut, (cut.width, cut.height))
+        out = io.BytesIO()
+        paper.save(out, "JPEG", quality=95)
+        made[name] = out.getvalue()
+    return made

@@ -174,7 +174,9 @@ def test_entries_on_top_of_each_other_are_refused() -> None:
         name = bytes(crowded[start + 46 : start + 60])
         if name.startswith(b"net/data/"):
             # CRC and sizes, and where the entry lies: those of the first storage.
-            first = first or bytes(crowded[start + 16 : start + 28] + crowded[start + 42 : start + 46])
+            first = first or bytes(
+                crowded[start + 16 : start + 28] + crowded[start + 42 : start + 46]
+            )
             crowded[start + 16 : start + 28] = first[:12]
             crowded[start + 42 : start + 46] = first[12:]
         start += 46
