@@ -189,6 +189,14 @@ def test_crops_show_the_surroundings(
     assert found == (slice(*rows), slice(*columns))
 
 
+def test_each_network_has_its_own_crop() -> None:
+    image = np.full((800, 900, 3), 255, np.uint8)
+    image[350:450, 400:500] = 0
+    near, far = Fasnet([]).crop(image, Detection(Box(400, 350, 100, 100), 1.0))
+    assert (near < 128).mean() == pytest.approx(1 / 2.7**2, abs=0.01)
+    assert (far < 128).mean() == pytest.approx(1 / 4**2, abs=0.01)
+
+
 def test_networks_see_blue_first_and_unscaled() -> None:
     crop = np.zeros((2, 80, 80, 3), np.uint8)
     crop[1] = (255, 100, 7)

@@ -88,7 +88,7 @@ HOSTILE = {
     "an extension": state_dict({"a": b"\x82\x01"}),
     "attributes of an array": state_dict({"a": WHOLE["a"] + b"}b"}),
     "a storage's type called": state_dict({"a": called("torch", "FloatStorage")}),
-    "a filled dict": state_dict({"a": called("collections", "OrderedDict", b"(]t")}),
+    "a filled dict": b"\x80\x02" + called("collections", "OrderedDict", b"(]t") + b".",
     "no array": state_dict({"a": number(1)}),
     "no dict": b"\x80\x02" + WHOLE["a"] + b".",
     "a dict in a dict": state_dict({"a": EMPTY}),
@@ -182,6 +182,13 @@ def test_entries_on_top_of_each_other_are_refused() -> None:
         start += 46
     with pytest.raises(BadWeights):
         torch_zip.read(bytes(crowded))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_entries_are_refused(method: int) -> None:
+    """PyTorch compresses nothing, and what unpacks may ask for any amount of memory."""
+    with pytest.raises(BadWeights, match="compressed"):
+        torch_zip.read(zipped(state_dict(WHOLE), DATA, method))
 
 
 def test_big_endian_numbers_are_refused() -> None:
