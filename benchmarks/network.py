@@ -62,10 +62,10 @@ def main() -> None:
     for threads in (1, 2):
         resources = Resources(weights=weights, runtime=Runtime(threads=threads))
         embedder = Recognizer(resources).embedder(RECIPE.model)
-        difference = float(np.abs(embedder.embed(chips) - theirs).max())
+        difference = float(np.abs(embedder.embed(chips, "native", "base") - theirs).max())
         for batch in (1, 32):
             faces = (chips * batch)[:batch]
-            ours = milliseconds(lambda e=embedder, f=faces: e.embed(f), batch)  # type: ignore[misc]
+            ours = milliseconds(lambda e=embedder, f=faces: e.embed(f, "native", "base"), batch)  # type: ignore[misc]
             print(
                 f"| ONNX Runtime | {threads} | {batch} | {ours:.2f} | {own / ours:.1f} "
                 f"| {difference:.1e} |"

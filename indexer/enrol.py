@@ -98,7 +98,7 @@ class Enroller:
     def __init__(self, database: Database, extractor: Extractor, settings: Settings) -> None:
         self._database = database
         self._extractor = extractor
-        self._default = Recipe(settings.model, settings.detector)
+        self._default = Recipe.usual(settings.model, settings.detector)
         self._keep = settings.keep_uploads
 
     def enrol(self, gallery: str, identity: str, files: Sequence[bytes]) -> Enrolment:

@@ -27,6 +27,17 @@ class EmptyGallery(Conflict):
     """Nobody was ever enrolled in the gallery, so it has no embeddings to search."""
 
 
+class VersionAhead(Conflict):
+    """A search is to be no older than a version that the database has not reached."""
+
+    def __init__(self, gallery: str, wanted: int, version: int) -> None:
+        super().__init__(
+            f"gallery {gallery!r} is at version {version}, there is no version {wanted} of it: "
+            "min_version is of another gallery, or the database was put back to a backup; "
+            "take the version of a later answer, or leave min_version out"
+        )
+
+
 class InvalidName(IndexerError):
     """A name of a gallery or an identity cannot be used."""
 

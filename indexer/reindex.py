@@ -172,6 +172,9 @@ class Reindexer:
                 return False
             galleries.set_spaces(connection, gallery.id, active=space.id, building=None)
             images.take_states(connection, gallery.id, space.id)
+            if gallery.active_space_id is not None:  # its versions go on where they were
+                version = spaces.get(connection, gallery.active_space_id).version
+                spaces.raise_to(connection, space.id, version)
         return True
 
     def _give_up(self) -> None:

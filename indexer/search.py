@@ -17,10 +17,10 @@ from indexer.cache.recall import RecallSampler
 from indexer.cache.rows import Hits, Ids
 from indexer.cache.space import SpaceIndex
 from indexer.cache.view import View
-from indexer.errors import Conflict, EmptyGallery
+from indexer.errors import Conflict, EmptyGallery, VersionAhead
 from indexer.store import galleries, identities, matches, spaces
 from indexer.store import search as store
-from indexer.store.engine import Database
+from indexer.store.engine import Database, ReadConnection
 from indexer.store.matches import Confirmed, FaceDetails
 from indexer.store.search import Scoring
 from indexer.store.spaces import Space
@@ -120,21 +120,14 @@ class Searcher:
     def target(self, gallery: str, model: str | None = None) -> Target:
         """Raises NotFound for the gallery, Conflict if it has no such model's embeddings."""
         with self._database.read() as connection:
-            found = galleries.get(connection, gallery)
-            if found.active_space_id is None:
-                raise EmptyGallery(
-                    f"gallery {gallery!r} is empty; index a folder or enrol somebody"
-                )
-            space = spaces.get(connection, found.active_space_id)
-        if model is not None and model != space.recipe.model:
+            target = _target(connection, gallery)
+        held = target.space.recipe.model
+        if model is not None and model != held:
             raise Conflict(
-                f"gallery {gallery!r} holds embeddings of {space.recipe.model}, not of {model}; "
+                f"gallery {gallery!r} holds embeddings of {held}, not of {model}; "
                 f"reindex it with {model}, or leave the model out"
             )
-        target = Target(found.id, found.name, space)
-        if len(self._targets) >= KNOWN_TARGETS:
-            self._targets.clear()
-        self._targets[gallery] = target
+        self._remember(target)
         return target
 
     def known(self, gallery: str, model: str | None = None) -> Target | None:
@@ -145,7 +138,7 @@ class Searcher:
         return target
 
     def find(self, target: Target, probes: Embeddings, query: Query) -> Found:
-        """`probes` is (n, dimension) float32. Raises NotFound, Conflict, InvalidFilter."""
+        """`probes` is (n, dimension) float32. Raises NotFound, Conflict, VersionAhead, InvalidFilter."""
         people = self._people(target, query)
         version = query.min_version
         for _ in range(RETRIES):
@@ -210,24 +203,28 @@ class Searcher:
             for look, end in zip(looks, ends, strict=True)
         ]
 
+    def _remember(self, target: Target) -> None:
+        if len(self._targets) >= KNOWN_TARGETS:
+            self._targets.clear()
+        self._targets[target.gallery] = target
+
     def _retargeted(self, target: Target) -> Target:
         """Where to look now that the gallery has moved. Raises NotFound, Conflict."""
         self._targets.pop(target.gallery, None)
-        fresh = self.target(target.gallery)
-        if (fresh.space.recipe.model, fresh.space.dimension) != (
-            target.space.recipe.model,
-            target.space.dimension,
-        ):
-            raise Conflict(f"gallery {target.gallery!r} has just moved to another model; try again")
-        return fresh
+        return _comparable(target, self.target(target.gallery))
 
     def _in_sql(
         self, target: Target, probes: Embeddings, query: Query, people: Ids | None
     ) -> Found:
-        target = self._retargeted(target)
+        """All in one snapshot of the database."""
         ask = _ask(query, len(probes), people)
+        self._targets.pop(target.gallery, None)
         with self._database.read() as connection:
-            space = spaces.get(connection, target.space.id)
+            target = _comparable(target, _target(connection, target.gallery))
+            self._remember(target)
+            space = target.space
+            if space.version < query.min_version:
+                raise VersionAhead(target.gallery, query.min_version, space.version)
             ids = None if people is None else people.tolist()
             scope = store.Scope(space, target.gallery_id, ids)
             ranked = [
@@ -244,6 +241,22 @@ class Searcher:
         exact = all(r.exact for r in ranked)
         engine = Engine("pgvector", exact, space.version, size)
         return _found(hits, confirmed or Confirmed(space.version, {}), engine, query)
+
+
+def _target(connection: ReadConnection, gallery: str) -> Target:
+    """Raises NotFound, EmptyGallery."""
+    found = galleries.get(connection, gallery)
+    if found.active_space_id is None:
+        raise EmptyGallery(f"gallery {gallery!r} is empty; index a folder or enrol somebody")
+    return Target(found.id, found.name, spaces.get(connection, found.active_space_id))
+
+
+def _comparable(target: Target, fresh: Target) -> Target:
+    """`fresh`, if probes that were made for `target` mean anything there; raises Conflict if not."""
+    was, now = target.space, fresh.space
+    if (was.recipe.model, was.dimension) != (now.recipe.model, now.dimension):
+        raise Conflict(f"gallery {target.gallery!r} has just moved to another model; try again")
+    return fresh
 
 
 def _ask(query: Query, probes: int, people: Ids | None) -> Ask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition import geometry
-from recognition.types import Rgb
+from recognition.types import Box, Detection, Rgb
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -74,12 +75,50 @@ def scale_of(matrix: Floats) -> float:
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))
 
 
-def warp(image: Rgb, matrix: Floats, side: int) -> Rgb:
-    """(side, side, 3) uint8: the image moved by `matrix`, in which integers are the centres of pixels; black outside.
+ARCFACE: Floats = np.array(
+    [
+        (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+)  # fmt: skip
+"""The five landmarks on the chip of 112 pixels that ArcFace and its followers train on (J. Deng et al. 2019)."""
+
+
+def to_template(face: Detection, template: Floats) -> Floats:
+    """(2, 3) from the image to the chip on which the landmarks lie at `template` (5, 2), by those that are known.
+
+    Without both eyes: the middle of the box to the middle of the points, by size.
+    """
+    if face.landmarks is not None:
+        points = face.landmarks.astype(np.float64)
+        known = np.flatnonzero(np.isfinite(points).all(axis=1))
+        if known[:2].tolist() == [0, 1] and np.ptp(points[known]) > 0:
+            return similarity(points[known], template[known])
+    scale = TEMPLATE_SHARE * float(np.ptp(template[:, 1])) / max(1.0, math.sqrt(face.box.area))
+    return np.column_stack(
+        [np.eye(2) * scale, template.mean(axis=0) - scale * np.array(face.box.centre)]
+    )
+
+
+def to_square(box: Box, size: tuple[int, int], margin: float = 0.0) -> Floats:
+    """(2, 3) from the image to a (height, width) canvas that shows the box, grown by `margin` shares, in its middle."""
+    height, width = size
+    scale = min(width / max(1.0, box.w), height / max(1.0, box.h)) / (1.0 + margin)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2]) - scale * (np.array(box.centre) - 0.5)
+    return np.column_stack([np.eye(2) * scale, centre])
+
+
+TEMPLATE_SHARE = 2.5
+"""Side of a detector's box over the height of eyes to mouth, about."""
+
+
+def warp(image: Rgb, matrix: Floats, side: int, height: int | None = None) -> Rgb:
+    """(height or side, side, 3) uint8: the image moved by `matrix`, whose integers are pixels' centres; black outside.
 
     Only the part that is seen is read; it is averaged down first where it is more than twice too large.
     """
-    part, matrix = _seen(image, matrix, side)
+    tall = side if height is None else height
+    part, matrix = _seen(image, matrix, (side, tall))
     shrink = int(1 / max(scale_of(matrix), 1e-6))
     if shrink > 1 and min(part.shape[:2]) >= 1:
         width, height = max(1, part.shape[1] // shrink), max(1, part.shape[0] // shrink)
@@ -89,14 +128,15 @@ def warp(image: Rgb, matrix: Floats, side: int) -> Rgb:
         grow = np.array([[fx, 0, (fx - 1) / 2], [0, fy, (fy - 1) / 2], [0, 0, 1]])
         matrix = matrix @ grow
     out = cv2.warpAffine(
-        part, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+        part, matrix, (side, tall), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
     )
     return out.astype(np.uint8, copy=False)
 
 
-def _seen(image: Rgb, matrix: Floats, side: int) -> tuple[Rgb, Floats]:
+def _seen(image: Rgb, matrix: Floats, size: tuple[int, int]) -> tuple[Rgb, Floats]:
     """The part of the image that lands on the canvas, and the transform from there."""
-    corners = np.array([(0, 0), (side, 0), (0, side), (side, side)], dtype=np.float64)
+    width, height = size
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], dtype=np.float64)
     places = apply(invert(matrix), corners)
     limits = np.array([image.shape[1], image.shape[0]])
     low = np.clip(np.floor(places.min(axis=0)) - 2, 0, limits - 1).astype(int)

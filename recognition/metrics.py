@@ -49,13 +49,15 @@ def similarity(distance: float, metric: Metric) -> float:
     return 1.0 / (1.0 + distance)
 
 
-def confidence(distance: float, threshold: float, slope: float) -> float:
-    """Per cent that two faces are one person's: a logistic, 50 at the threshold.
+def confidence(distance: float, threshold: float, slope: float | None) -> float | None:
+    """Per cent, with two digits, that two faces are one person's: a logistic, 50 at the threshold.
 
-    `slope` is per unit of distance, fitted on the pairs that the threshold was chosen on.
+    `slope` is per unit of distance, fitted on the pairs that the threshold was chosen on; without one nobody knows.
     """
+    if slope is None:
+        return None
     exponent = slope * (distance - threshold)
-    return 100.0 / (1.0 + math.exp(min(max(exponent, -60.0), 60.0)))
+    return round(100.0 / (1.0 + math.exp(min(max(exponent, -60.0), 60.0))), 2)
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import antispoofing, registry
-from recognition.errors import CannotJudge, SpoofDetected
+from recognition import antispoofing, deepface, registry
+from recognition.errors import CannotJudge, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
-from recognition.spec import Resources
+from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec, Resources
 from recognition.types import (
     Align,
     AntiSpoofing,
@@ -25,6 +25,7 @@ from recognition.types import (
     Detection,
     Detector,
     Embedder,
+    Normalization,
     Rgb,
 )
 
@@ -49,8 +50,21 @@ class Recipe:
     model: str
     detector: str
     align: Align = "native"
-    normalization: str = "base"
+    normalization: Normalization = "base"
     version: int = PIPELINE_VERSION
+
+    @classmethod
+    def usual(cls, model: str, detector: str) -> Recipe:
+        """With the alignment that the model's thresholds belong to. Raises UnknownName."""
+        spec = registry.model(model)
+        return cls(spec.name, registry.detector(detector).name, spec.default_align)
+
+    def with_names(self, model: str | None, detector: str | None) -> Recipe:
+        """With another detector; with another model its own alignment too. Raises UnknownName."""
+        found = registry.detector(detector or self.detector).name
+        if model is None or registry.model(model).name == self.model:
+            return replace(self, detector=found, version=PIPELINE_VERSION)
+        return Recipe.usual(model, found)
 
     def __str__(self) -> str:
         return f"{self.model} + {self.detector} (align {self.align}, {self.normalization})"
@@ -86,25 +100,41 @@ class Recognizer:
     def resources(self) -> Resources:
         return self._resources
 
-    def detector(self, name: str) -> Detector:
+    def detector(self, name: str, align: Align = "native") -> Detector:
         spec = registry.detector(name)
-        return self._once(("detector", name), lambda: spec.build(self._resources))
+        if align == "deepface" and spec.as_deepface is not None:
+            return self._load("as deepface", spec, spec.as_deepface)
+        return self._load("detector", spec, spec.build)
 
     def embedder(self, name: str) -> Embedder:
         spec = registry.model(name)
-        return self._once(("model", name), lambda: spec.build(self._resources))
+        return self._load("model", spec, spec.build)
 
     def attribute(self, name: str) -> Attribute:
         spec = registry.attribute(name)
-        return self._once(("attribute", name), lambda: spec.build(self._resources))
+        return self._load("attribute", spec, spec.build)
+
+    def attributes(self) -> tuple[str, ...]:
+        """Those whose licence is accepted, and whose weights are here or come by themselves."""
+        at_hand = self._resources.weights.at_hand
+        return tuple(
+            n for n, spec in registry.ATTRIBUTES.items() if all(map(at_hand, spec.weights))
+        )
+
+    def permit(self, model: str | None, detector: str | None) -> None:
+        """Raises LicenceRefused if the licence of either is not accepted."""
+        if model is not None:
+            self._resources.weights.permit(registry.model(model).weights, model)
+        if detector is not None:
+            self._resources.weights.permit(registry.detector(detector).weights, detector)
 
     def anti_spoofing(self, name: str = antispoofing.NAME) -> AntiSpoofing:
         spec = registry.anti_spoofing(name)
-        return self._once(("anti-spoofing", name), lambda: spec.build(self._resources))
+        return self._load("anti-spoofing", spec, spec.build)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
-        self.detector(recipe.detector)
+        self.detector(recipe.detector, recipe.align)
         self.embedder(recipe.model)
 
     def detect(
@@ -123,7 +153,15 @@ class Recognizer:
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
         """Faces of each image, most prominent first."""
-        return self.describe(images, self.detect(images, recipe.detector, selection), recipe)
+        return self.describe(images, self.locate(images, recipe, selection), recipe)
+
+    def locate(
+        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """The faces that `represent` describes: those of `detect`, or with align=deepface those that DeepFace sees."""
+        if recipe.align == "deepface":
+            return self._detect_as_deepface(images, recipe.detector, selection)
+        return self.detect(images, recipe.detector, selection)
 
     def describe(
         self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], recipe: Recipe
@@ -150,9 +188,10 @@ class Recognizer:
         if not crops:
             return np.zeros((0, spec.dimension), np.float32)
         embedder = self.embedder(recipe.model)
-        if not spec.mirrored:
-            return embedder.embed(crops)
-        rows = embedder.embed([*crops, *(crop[:, ::-1] for crop in crops)])
+        if not spec.mirrored or recipe.align == "deepface":
+            return embedder.embed(crops, recipe.align, recipe.normalization)
+        both = [*crops, *(crop[:, ::-1] for crop in crops)]
+        rows = embedder.embed(both, recipe.align, recipe.normalization)
         return np.asarray((rows[: len(crops)] + rows[len(crops) :]) / 2, np.float32)
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
@@ -196,6 +235,19 @@ class Recognizer:
             if not authenticity.is_real:
                 raise SpoofDetected(SPOOF.format(x=face.box.x, y=face.box.y, name=name))
 
+    def _detect_as_deepface(
+        self, images: Sequence[Rgb], detector: str, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """As `detect`, with DeepFace's border around the images, which lets it see other boxes; `skip` has none."""
+        if detector == "skip":
+            return self.detect(images, detector, selection)
+        bordered = [deepface.border(image) for image in images]
+        found = self.detector(detector, "deepface").detect([padded for padded, _ in bordered])
+        return [
+            _select([deepface.moved(face, -x, -y) for face in faces], image, selection)
+            for image, (_, (x, y)), faces in zip(images, bordered, found, strict=True)
+        ]
+
     def _complete(self, image: Rgb, face: Detection, detector: str) -> Detection:
         if face.landmarks is not None or detector == "skip":
             return face
@@ -203,6 +255,28 @@ class Recognizer:
             ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
         )
         return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+
+    def _load(
+        self,
+        kind: str,
+        spec: ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec,
+        build: Callable[[Resources], T],
+    ) -> T:
+        """Built once. Raises LicenceRefused, BadWeights, and WeightsMissing with what to do about it."""
+
+        def load() -> T:
+            self._resources.weights.permit(spec.weights, spec.name)
+            try:
+                return build(self._resources)
+            except WeightsMissing as error:
+                cache = self._resources.weights
+                if cache.policy.addresses or not cache.download:
+                    raise
+                raise WeightsMissing(
+                    f"{error}; `facesearch models pull {spec.name}` fetches them"
+                ) from error
+
+        return self._once((kind, spec.name), load)
 
     def _once(self, key: tuple[str, str], build: Callable[[], T]) -> T:
         with self._guard:

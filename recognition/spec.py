@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from recognition.runtime import Runtime
-from recognition.types import Align, AntiSpoofing, Attribute, Detector, Embedder, Metric
+from recognition.types import (
+    Align,
+    AntiSpoofing,
+    Attribute,
+    Detector,
+    Embedder,
+    Metric,
+    Normalization,
+)
 from recognition.weights import Weights, WeightsCache
 
 
@@ -23,14 +31,15 @@ class Resources:
 class Threshold:
     """Largest distance at which two faces count as one person.
 
-    `data` names the pairs it was chosen on; `accuracy` is the share of those pairs that it gets right.
+    `data` names the pairs it was chosen on, or who published it; `accuracy` is the share of those pairs
+    that it gets right, None where nobody measured it here.
     """
 
     metric: Metric
     value: float
     data: str
-    accuracy: float
-    slope: float
+    accuracy: float | None = None
+    slope: float | None = None
     """Of the logistic that turns a distance into a probability, per unit of distance, on the same pairs."""
 
 
@@ -46,6 +55,8 @@ class DetectorSpec:
     landmarks: bool
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Detector]
+    as_deepface: Callable[[Resources], Detector] | None = None
+    """The same detector with DeepFace's settings, where those differ: for `align` deepface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +74,11 @@ class ModelSpec:
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Embedder]
     mirrored: bool = False
-    """Whether the embedding is the mean of the face's and of its mirror image's."""
+    """Whether the embedding is the mean of the face's and of its mirror image's; never with `align` deepface."""
+    default_align: Align = "native"
+    """What `align=true` means: the alignment that the thresholds belong to."""
+    normalizations: tuple[Normalization, ...] = ("base",)
+    """What can be asked for with `align` deepface; everything else gives a network what it was trained on."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=lambda: MappingProxyType({}))
 
     def threshold(self, detector: str, metric: Metric, align: Align = "native") -> Threshold:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,13 @@ Embeddings: TypeAlias = NDArray[np.float32]
 Metric = Literal["cosine", "euclidean", "euclidean_l2", "angular"]
 METRICS: tuple[Metric, ...] = ("cosine", "euclidean", "euclidean_l2", "angular")
 
-Align = Literal["native", "none"]
-"""How a face becomes a network's input: as the network was trained, or the plain box."""
+Align = Literal["native", "none", "deepface"]
+"""How a face becomes a network's input: as the network was trained, the plain box, or exactly as DeepFace does it."""
+ALIGNS: tuple[Align, ...] = get_args(Align)
+
+Normalization = Literal["base", "raw", "Facenet", "Facenet2018", "VGGFace", "VGGFace2", "ArcFace"]
+"""DeepFace's arithmetic on pixels; `base` leaves them as the alignment gives them."""
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,8 @@ class Embedder(Protocol):
         """The network's input for one face: (height, width, 3) uint8 RGB."""
         ...
 
-    def embed(self, crops: Sequence[Rgb]) -> Embeddings:
-        """One row per crop; the result does not depend on the size of the batch."""
+    def embed(self, crops: Sequence[Rgb], align: Align, normalization: Normalization) -> Embeddings:
+        """One row per crop, which was made with that `align`; independent of the size of the batch."""
         ...
 
 

@@ -15,12 +15,15 @@ from recognition.types import Embeddings, Metric
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`first` and `second` say which faces are the closest pair; confidence is in per cent."""
+    """`first` and `second` say which faces are the closest pair.
+
+    `confidence` is in per cent, None where the threshold has no measured slope.
+    """
 
     verified: bool
     distance: float
     threshold: float
-    confidence: float
+    confidence: float | None
     first: int
     second: int
 
@@ -40,7 +43,7 @@ def compare(
         verified=distance <= limit,
         distance=distance,
         threshold=limit,
-        confidence=round(confidence(distance, own.value, own.slope), 2),
+        confidence=confidence(distance, own.value, own.slope),
         first=int(first),
         second=int(second),
     )

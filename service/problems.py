@@ -48,6 +48,7 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         vision.CannotJudge: Problem(422, "unsupported-option", "The option cannot be used here"),
         vision.UnknownName: Problem(422, "unknown-name", "There is nothing of that name"),
         vision.WeightsMissing: Problem(503, "weights-missing", "Model weights are missing", 60),
+        vision.LicenceRefused: Problem(403, "licence-refused", "The licence is not accepted"),
         vision.BadWeights: Problem(503, "bad-weights", "Model weights are damaged", 60),
         vision.RecognitionError: Problem(500, "recognition-failed", "Recognition failed"),
         data.DatabaseUnavailable: Problem(
@@ -56,6 +57,7 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         data.NotFound: Problem(404, "not-found", "Not found"),
         data.Conflict: Problem(409, "conflict", "Conflict with what is stored"),
         data.EmptyGallery: Problem(409, "empty-gallery", "The gallery is empty"),
+        data.VersionAhead: Problem(409, "version-ahead", "There is no such version"),
         data.InvalidName: Problem(422, "invalid-name", "The name cannot be used"),
         data.InvalidFilter: Problem(422, "invalid-filter", "The filter cannot be understood"),
         data.TooManyVanished: Problem(409, "too-many-vanished", "Too many files are gone"),

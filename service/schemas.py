@@ -20,7 +20,7 @@ from pydantic import (
 
 from indexer.cache.ask import GroupBy
 from indexer.search import Decision
-from recognition.types import Metric
+from recognition.types import NORMALIZATIONS, Align, Metric, Normalization
 
 ScoreBy = Literal["best", "mean", "centroid"]
 IMAGE = "facesearch-image"
@@ -55,6 +55,12 @@ def _one_or_more(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _normalization(value: object) -> object:
+    """DeepFace's spelling, however it is written."""
+    names = {name.casefold(): name for name in NORMALIZATIONS}
+    return names.get(value.strip().casefold(), value) if isinstance(value, str) else value
 
 
 def _probes(value: object) -> object:
@@ -124,8 +130,14 @@ class Options(Request):
         None, description="see GET /models; the server's default if absent"
     )
     distance_metric: Annotated[Metric, BeforeValidator(_lower)] = "cosine"
-    align: bool = Field(True, description="turn and scale faces as the model's training did")
-    normalization: str = Field("base", description="only base: the model's own")
+    align: Annotated[bool | Align, BeforeValidator(_lower)] = Field(
+        True,
+        description="true: as the model's thresholds want it; native: as in its training; "
+        "deepface: exactly as DeepFace does; false or none: the plain box",
+    )
+    normalization: Annotated[Normalization, BeforeValidator(_normalization)] = Field(
+        "base", description="DeepFace's arithmetic on pixels, for align=deepface; base: none"
+    )
     expand_percentage: float = Field(
         0, ge=0, le=200, allow_inf_nan=False, description="grow the faces' boxes by this much"
     )
@@ -259,7 +271,10 @@ class VerifyResponse(BaseModel):
     verified: bool
     distance: float
     threshold: float
-    confidence: float = Field(description="per cent; 50 at the threshold")
+    confidence: float | None = Field(
+        description="per cent, 50 at the threshold; calibrated on the pairs that GET /models names, "
+        "null where nobody measured it"
+    )
     model: str
     detector_backend: str
     similarity_metric: Metric
@@ -343,7 +358,7 @@ class MatchView(BaseModel):
     distance: float
     similarity: float
     threshold: float
-    confidence: float
+    confidence: float | None
     verified: bool = Field(description="whether the distance is within the gallery's own threshold")
     metadata: dict[str, Any]
 
@@ -533,15 +548,20 @@ class JobList(BaseModel):
 class WeightsView(BaseModel):
     file: str
     sha256: str | None = Field(description="null: published without one that is known")
+    folder: str = Field(description="where the server looks for it")
+    size: int | None = Field(description="bytes, where known")
     licence: str
+    non_commercial: bool = Field(description="whether the licence forbids commercial use")
     present: bool
-    source: str = Field(description="where it comes from")
+    package: str | None = Field(description="the Python package that carries it")
+    urls: list[str] = Field(description="where it is published, the best mirror first")
+    source: str = Field(description="where it comes from, in words")
 
 
 class ThresholdView(BaseModel):
     value: float
     data: str
-    accuracy: float
+    accuracy: float | None
 
 
 class ComponentView(BaseModel):
@@ -549,6 +569,10 @@ class ComponentView(BaseModel):
     summary: str
     licence: str
     origin: str
+    non_commercial: bool = Field(
+        description="whether the licence of any of the weights forbids commercial use"
+    )
+    refused: bool = Field(description="whether the settings refuse it for that")
     available: bool = Field(description="whether all weights are there")
     weights: list[WeightsView]
 

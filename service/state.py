@@ -63,7 +63,7 @@ class Services:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(self.settings.model, self.settings.detector)
+        return Recipe.usual(self.settings.model, self.settings.detector)
 
 
 async def prepare_database(services: Services) -> None:

@@ -97,7 +97,7 @@ def match(found: Match, metric: Metric, own: Threshold, applied: float) -> s.Mat
         distance=round(found.distance, 6),
         similarity=round(similarity(found.distance, metric), 6),
         threshold=applied,
-        confidence=round(confidence(found.distance, own.value, own.slope), 2),
+        confidence=confidence(found.distance, own.value, own.slope),
         verified=found.distance <= own.value,
         metadata=found.metadata,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recognition import registry
 from recognition.errors import (
@@ -16,7 +16,7 @@ from recognition.errors import (
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.quality import quality
-from recognition.types import Attributes, Authenticity, Box, Detection, Rgb
+from recognition.types import Align, Attributes, Authenticity, Box, Detection, Rgb
 from service.errors import UnsupportedOption
 from service.images import Pixels, content
 from service.schemas import Options
@@ -61,13 +61,16 @@ class Detected:
 
 def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None) -> Plan:
     """Raises UnknownName, UnsupportedOption. With `base` only the detector can be chosen."""
-    if options.normalization.lower() != "base":
+    recipe = _recipe(options, settings, base)
+    known = registry.model(recipe.model).normalizations
+    if recipe.normalization not in (known if recipe.align == "deepface" else ("base",)):
         raise UnsupportedOption(
-            f"normalization {options.normalization!r} is of no use to this model; known: base"
+            f"normalization {recipe.normalization!r} is of no use to {recipe.model} aligned as "
+            f"{recipe.align!r}; known with align=deepface: {', '.join(known)}, otherwise: base"
         )
     limit = settings.max_faces_per_probe
     return Plan(
-        recipe=_recipe(options, settings, base),
+        recipe=recipe,
         selection=Selection(min(options.max_faces or limit, limit), options.expand_percentage),
         enforce=options.enforce_detection,
         anti_spoofing=options.anti_spoofing,
@@ -76,17 +79,32 @@ def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None
 
 
 def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) -> Recipe:
-    default = base or Recipe(settings.model, settings.detector)
-    detector = known_detector(options.detector_backend) or default.detector
+    detector = known_detector(options.detector_backend)
     if base is None:
-        model = known_model(options.model_name) or registry.model(default.model).name
-        return Recipe(model, detector, "native" if options.align else "none")
-    wanted = "native" if options.align else "none"
-    if "align" in options.model_fields_set and wanted != base.align:
+        model = known_model(options.model_name)
+        usual = Recipe.usual(model or settings.model, detector or settings.detector)
+        align = _aligned(options.align, usual)
+        return replace(usual, align=align, normalization=options.normalization)
+    asked = options.model_fields_set
+    if "align" in asked and _aligned(options.align, base) != base.align:
         raise UnsupportedOption(
             f"the gallery's faces are aligned as {base.align!r}; leave align out to search it"
         )
-    return Recipe(base.model, detector, base.align, base.normalization, base.version)
+    if "normalization" in asked and options.normalization != base.normalization:
+        raise UnsupportedOption(
+            f"the gallery's normalization is {base.normalization!r}; leave it out to search it"
+        )
+    return replace(base, detector=detector or base.detector)
+
+
+def _aligned(align: bool | Align, recipe: Recipe) -> Align:
+    """`True` is the recipe's own alignment, or its model's if that is none."""
+    if align is False:
+        return "none"
+    if align is True:
+        own = registry.model(recipe.model).default_align
+        return own if recipe.align == "none" else recipe.align
+    return align
 
 
 def known_model(name: str | None) -> str | None:
@@ -99,11 +117,11 @@ def known_detector(name: str | None) -> str | None:
     return _known("detector", name, tuple(registry.DETECTORS))
 
 
-def known_actions(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The registry's spelling, each once; all of them for None. Raises UnknownName."""
+def known_actions(recognizer: Recognizer, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The registry's spelling, each once; for None all that can be used as things are. Raises UnknownName."""
     every = tuple(registry.ATTRIBUTES)
     if names is None:
-        return every
+        return recognizer.attributes() or every
     found = [_known("attribute", name, every) for name in names]
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
@@ -128,7 +146,8 @@ def pixels(image: Pixels, plan: Plan, name: str) -> Rgb:
 def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Seen:
     """Faces with embeddings; at least one. Raises NoFace, SpoofDetected and what `pixels` raises."""
     rgb = pixels(image, plan, name)
-    faces = _faces(recognizer, rgb, plan, name)
+    (faces,) = recognizer.locate([rgb], plan.recipe, plan.selection)
+    faces = faces or (_whole(rgb, plan, name),)
     if plan.anti_spoofing:
         recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, name)
     (described,) = recognizer.describe([rgb], [faces], plan.recipe)

@@ -21,6 +21,8 @@ from recognition.pipeline import Recipe
 from recognition.registry import model
 
 CHANNEL = "facesearch"
+NOBODY = 0
+"""No face has this id."""
 Engine = Literal["auto", "flat", "compressed", "database"]
 ENGINES: tuple[Engine, ...] = ("auto", "flat", "compressed", "database")
 """How a space is searched: by its size, always face by face, always by codes, never in memory."""
@@ -134,6 +136,13 @@ def publish(
         connection.execute(select(func.pg_notify(CHANNEL, str(space_id))))
         published[space_id] = version or 0
     return published
+
+
+def raise_to(connection: WriteConnection, space_id: int, version: int) -> None:
+    """Let the space's version be at least that, under which nothing changed; call it last."""
+    behind = update(t.space).where(t.space.c.id == space_id, t.space.c.version < version)
+    if connection.execute(behind.values(version=version - 1)).rowcount:
+        publish(connection, {space_id: [(NOBODY, "D")]})
 
 
 _LOG = text(

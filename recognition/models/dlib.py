@@ -7,13 +7,21 @@ from types import MappingProxyType
 
 import numpy as np
 
-from recognition import alignment
+from recognition import alignment, deepface
 from recognition.formats import dlib_dat
 from recognition.landmarks import WEIGHTS as LANDMARK_WEIGHTS
 from recognition.landmarks import LandmarkPredictor
 from recognition.runtime import Session
 from recognition.spec import ModelSpec, Resources, Threshold
-from recognition.types import METRICS, Align, Box, Detection, Embeddings, Metric, Rgb
+from recognition.types import (
+    METRICS,
+    Align,
+    Detection,
+    Embeddings,
+    Metric,
+    Normalization,
+    Rgb,
+)
 from recognition.weights import Weights
 
 SIDE = dlib_dat.SIDE
@@ -41,13 +49,15 @@ class Dlib:
 
     def crop(self, image: Rgb, face: Detection, align: Align) -> Rgb:
         """(150, 150, 3) uint8 RGB: dlib's aligned chip, or the square around the box; black outside the image."""
+        if align == "deepface":
+            return deepface.crop(image, face, (SIDE, SIDE))
         if align == "none":
-            return alignment.warp(image, _square(face.box), SIDE)
+            return alignment.warp(image, alignment.to_square(face.box, (SIDE, SIDE)), SIDE)
         points = self._predictor.find(image, face)
         return alignment.warp(image, to_chip(points), SIDE)
 
-    def embed(self, crops: Sequence[Rgb]) -> Embeddings:
-        """(n, 128) float32, not normalised."""
+    def embed(self, crops: Sequence[Rgb], align: Align, normalization: Normalization) -> Embeddings:
+        """(n, 128) float32, not normalised. DeepFace's normalizations are of no use to this network."""
         rows = [np.zeros((0, dlib_dat.DIMENSION), np.float32)]
         for start in range(0, len(crops), BATCH):
             rows += self._network(np.stack(crops[start : start + BATCH]))
@@ -60,13 +70,6 @@ def to_chip(points: alignment.Floats) -> alignment.Floats:
     """
     template = alignment.dlib_chip(SIDE, PADDING)
     return alignment.invert(alignment.similarity(template, points))
-
-
-def _square(box: Box) -> alignment.Floats:
-    """(2, 3) from the image to the chip that shows the square of the box's longer side around its centre."""
-    scale = SIDE / max(1.0, box.w, box.h)
-    centre = (SIDE - 1) / 2 - scale * (np.array(box.centre) - 0.5)
-    return np.column_stack([np.eye(2) * scale, centre])
 
 
 def _build(resources: Resources) -> Dlib:
@@ -143,6 +146,7 @@ SPECS: tuple[ModelSpec, ...] = (
                     (0.4111, 0.9927, 61.6),
                     (0.1318, 0.9927, 189.8),
                 ),
+                "/deepface": deepface.thresholds(0.07, 0.6, 0.4, 0.12),
                 "/none": _thresholds(
                     (0.08959, 0.9300, 109.0),
                     (0.5957, 0.9345, 32.5),

@@ -10,9 +10,8 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 
-from indexer.errors import EmptyGallery
+from indexer.errors import EmptyGallery, VersionAhead
 from indexer.search import Decision, Engine, Found, Query, Target
-from indexer.store import galleries
 from indexer.store.search import Scoring
 from recognition import registry
 from recognition.pipeline import Recipe
@@ -59,9 +58,10 @@ async def find(
     plan = vision.plan(asked, owned.settings, target.space.recipe if target else None)
     probes, results = await _probes(request, asked, owned, Probed(plan, target))
     own = _own_threshold(asked, target.space.recipe if target else plan.recipe)
-    found = _nothing(len(probes), asked)
     limit = Limit(own.value if asked.threshold is None else asked.threshold)
-    if target is not None:
+    if target is None:
+        found = _nothing(len(probes), asked)
+    else:
         limit = await _limit(owned, target, asked, limit)
         found = await _search(owned, target, probes, asked, limit.threshold)
     return FindResponse(
@@ -106,10 +106,10 @@ async def _target(owned: Services, asked: FindRequest) -> Target | None:
         return known
 
     def look() -> Target | None:
-        with owned.database.read() as connection:
-            if galleries.get(connection, asked.gallery).active_space_id is None:
-                return None
-        return owned.searcher.target(asked.gallery, model)
+        try:
+            return owned.searcher.target(asked.gallery, model)
+        except EmptyGallery:
+            return None
 
     return await owned.threads.run(look)
 
@@ -200,8 +200,10 @@ def _query(asked: FindRequest, threshold: float) -> Query:
 
 
 def _nothing(probes: int, asked: FindRequest) -> Found:
-    """What a gallery answers that nobody was enrolled in: as the database has it now."""
-    engine = Engine("empty", True, asked.min_version, 0)
+    """What a gallery answers that nobody was enrolled in. Raises VersionAhead."""
+    if asked.min_version:
+        raise VersionAhead(asked.gallery, asked.min_version, 0)
+    engine = Engine("empty", True, 0, 0)
     unknown: Decision = "unknown"
     return Found(tuple(() for _ in range(probes)), (unknown,) * probes, engine)
 

@@ -179,7 +179,7 @@ def test_an_unreachable_database(run: Command) -> None:
 def test_models_and_database_commands(run: Command, settings: Settings) -> None:
     models = {row["name"]: row for row in run.json("models", "list")}  # type: ignore[union-attr]
     assert {"Dlib", "mediapipe", "mtcnn", "opencv", "dlib", "skip", "age", "Fasnet"} <= set(models)
-    assert all(row["state"] in ("ok", "absent") for row in run.json("models", "check"))  # type: ignore[union-attr]
+    assert all(row["state"] in ("valid", "missing") for row in run.json("models", "check"))  # type: ignore[union-attr]
     assert run.json("db", "start")["running"] is True  # type: ignore[index]
     assert run.json("db", "status")["revision"] == "0002"  # type: ignore[index]
     assert run.json("db", "upgrade") == {"revision": "0002"}

@@ -20,6 +20,7 @@ from recognition.images import ImageLimits, decode
 from recognition.pipeline import Recipe, Recognizer, Selection
 from tests.indexer.conftest import write_tree
 
+LATE = 1000
 OLD, NEW = Recipe("Dlib", "mediapipe"), Recipe("Dlib", "mtcnn")
 
 
@@ -55,6 +56,9 @@ def test_reindex_switches_while_searches_go_on(
     keeping = settings.model_copy(update={"keep_uploads": True})
     enroller = Enroller(database, Extractor(recognizer, keeping), keeping)
     enroller.enrol(gallery, "Barack", [photos["obama3"]])
+    with database.write() as connection:
+        galleries.lock(connection, gallery)
+        spaces.raise_to(connection, _space(database, OLD), LATE)
     searcher = Searcher(database, None)
     image = decode(photos["obama3"], ImageLimits())
     probe = recognizer.embeddings(recognizer.represent([image], OLD, Selection())[0], OLD)
@@ -82,6 +86,8 @@ def test_reindex_switches_while_searches_go_on(
     assert answers
     assert all(answer == ["Barack"] for answer in answers)
     assert searcher.target(gallery).space.recipe == NEW
+    later = Query(gallery=gallery, threshold=0.0853, min_version=LATE)
+    assert searcher.find(searcher.target(gallery), probe, later).engine.version >= LATE
     with database.read() as connection:
         counts = galleries.counts(connection, galleries.get(connection, gallery))
         assert (counts.faces, counts.images) == (4, 4)

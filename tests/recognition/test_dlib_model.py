@@ -66,7 +66,7 @@ def embedder(resources: Resources) -> Embedder:
 
 def test_equals_dlib(embedder: Embedder, chips: list[Rgb], expected: np.ndarray) -> None:
     for chip, row in zip(chips, expected, strict=True):
-        found = embedder.embed([chip])
+        found = embedder.embed([chip], "native", "base")
         assert found.shape == (1, 128)
         assert found.dtype == np.float32
         assert np.abs(found[0] - row).max() < 1e-5
@@ -77,7 +77,7 @@ def test_equals_dlib_in_batches(
     size: int, embedder: Embedder, chips: list[Rgb], expected: np.ndarray
 ) -> None:
     order = [i % len(chips) for i in range(size)]
-    found = embedder.embed([chips[i] for i in order])
+    found = embedder.embed([chips[i] for i in order], "native", "base")
     assert found.shape == (size, 128)
     assert np.abs(found - expected[order]).max() < 1e-5
 
@@ -87,11 +87,11 @@ def test_threads_do_not_change_the_result(
 ) -> None:
     for threads in (1, 2):
         embedder = SPECS[0].build(Resources(weights_cache, Runtime(threads)))
-        assert np.abs(embedder.embed(chips) - expected).max() < 1e-5
+        assert np.abs(embedder.embed(chips, "native", "base") - expected).max() < 1e-5
 
 
 def test_no_crops(embedder: Embedder) -> None:
-    assert embedder.embed([]).shape == (0, 128)
+    assert embedder.embed([], "native", "base").shape == (0, 128)
 
 
 def run(graph: bytes, folder: Path, chip: Rgb) -> np.ndarray:

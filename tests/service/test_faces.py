@@ -246,3 +246,20 @@ def test_max_faces(client: httpx.Client, photos: dict[str, bytes]) -> None:
     one = client.post("/extract", files={"img": image}, data={"max_faces": 1}).json()["results"]
     assert len(every) == 2
     assert one == every[:1]
+
+
+def test_align_deepface_embeds_as_deepface_does(
+    client: httpx.Client, photos: dict[str, bytes]
+) -> None:
+    """Another embedding than the native one, the threshold that DeepFace publishes, and no invented confidence."""
+    files = {"img1": photos["obama"], "img2": photos["obama2"]}
+    native = client.post("/verify", files=files).json()
+    found = client.post("/verify", files=files, data={"align": "deepface"}).json()
+    assert found["threshold"] == 0.07
+    assert found["confidence"] is None
+    assert native["confidence"] > 50
+    assert abs(found["distance"] - native["distance"]) > 1e-4
+    refused = client.post(
+        "/verify", files=files, data={"align": "deepface", "normalization": "raw"}
+    )
+    assert "base" in str(problem(refused, 422, "unsupported-option")["detail"])
