@@ -1,4 +1,4 @@
-"""Every detector, model and attribute by name. A new one is its file and one entry here."""
+"""Every detector, model, attribute and anti-spoofing method by name. A new one is its file and one entry here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from recognition import antispoofing
 from recognition.attributes import age_gender, emotion
 from recognition.attributes import deepface as deepface_attributes
 from recognition.detectors import dlib as dlib_detector
@@ -21,7 +22,14 @@ from recognition.models import (
     vgg_face,
 )
 from recognition.models import dlib as dlib_model
-from recognition.spec import Action, AttributeSpec, Collection, DetectorSpec, ModelSpec
+from recognition.spec import (
+    Action,
+    AntiSpoofingSpec,
+    AttributeSpec,
+    Collection,
+    DetectorSpec,
+    ModelSpec,
+)
 
 
 class _Named(Protocol):
@@ -57,6 +65,7 @@ MODELS: Mapping[str, ModelSpec] = _by_name(
 ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(
     age_gender.SPECS, emotion.SPECS, deepface_attributes.SPECS
 )
+ANTI_SPOOFING: Mapping[str, AntiSpoofingSpec] = _by_name(antispoofing.SPECS)
 
 
 def detector(name: str) -> DetectorSpec:
@@ -75,6 +84,10 @@ def for_action(action: Action, collection: Collection) -> AttributeSpec:
     """The attribute of the collection that serves an action, or the only one that does."""
     serving = [spec for spec in ATTRIBUTES.values() if spec.action == action]
     return next((spec for spec in serving if spec.collection == collection), serving[0])
+
+
+def anti_spoofing(name: str) -> AntiSpoofingSpec:
+    return _get(ANTI_SPOOFING, "anti-spoofing method", name)
 
 
 def _get(specs: Mapping[str, Spec], kind: str, name: str) -> Spec:

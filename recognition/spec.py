@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from recognition.runtime import Runtime
-from recognition.types import Align, Attribute, Detector, Embedder, Metric, Normalization
+from recognition.types import (
+    Align,
+    AntiSpoofing,
+    Attribute,
+    Detector,
+    Embedder,
+    Metric,
+    Normalization,
+)
 from recognition.weights import Weights, WeightsCache
 
 
@@ -108,12 +116,24 @@ class AttributeSpec:
     """Each of them does as well as `weights`."""
 
 
-def all_weights(spec: ModelSpec | DetectorSpec | AttributeSpec) -> tuple[Weights, ...]:
-    """What it needs, and what does as well."""
-    return spec.weights + (() if isinstance(spec, DetectorSpec) else spec.alternatives)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AntiSpoofingSpec:
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], AntiSpoofing]
 
 
-def available(spec: ModelSpec | DetectorSpec | AttributeSpec, cache: WeightsCache) -> bool:
+Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec
+
+
+def alternatives(spec: Spec) -> tuple[Weights, ...]:
+    """Each of them does as well as all of the spec's `weights`."""
+    return spec.alternatives if isinstance(spec, ModelSpec | AttributeSpec) else ()
+
+
+def available(spec: Spec, cache: WeightsCache) -> bool:
     """Whether all of its files are there, or one that does as well."""
-    others = () if isinstance(spec, DetectorSpec) else spec.alternatives
-    return all(map(cache.present, spec.weights)) or any(map(cache.present, others))
+    return all(map(cache.present, spec.weights)) or any(map(cache.present, alternatives(spec)))

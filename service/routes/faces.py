@@ -79,7 +79,7 @@ async def analyze(
     image = await owned.sources.get(asked.img)
     found = await while_connected(
         request,
-        owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan, actions)),
+        owned.inference.run(lambda: vision.analyze(owned.recognizer, image, plan, actions)),
     )
     return AnalyzeResponse(
         results=analyses(found), detector_backend=plan.recipe.detector, time=_since(started)
@@ -97,7 +97,7 @@ async def extract(
     plan = vision.plan(asked, owned.settings)
     image = await owned.sources.get(asked.img)
     found = await while_connected(
-        request, owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan))
+        request, owned.inference.run(lambda: vision.extract(owned.recognizer, image, plan))
     )
     return ExtractResponse(
         results=extracted(found), detector_backend=plan.recipe.detector, time=_since(started)

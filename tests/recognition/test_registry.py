@@ -9,7 +9,7 @@ from recognition import registry
 from recognition.errors import UnknownName
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Recipe, Recognizer, Selection
-from recognition.spec import Resources, all_weights, available
+from recognition.spec import Resources, alternatives, available
 from recognition.types import METRICS, Rgb
 from recognition.verification import compare
 
@@ -33,7 +33,7 @@ def test_specs_are_complete() -> None:
         assert spec.licence
         assert spec.origin
         assert spec.summary
-        for weights in all_weights(spec):
+        for weights in spec.weights + alternatives(spec):
             assert weights.sha256 is None or len(weights.sha256) == 64
             assert "==" in weights.package or weights.urls
     for model in registry.MODELS.values():

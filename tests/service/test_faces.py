@@ -233,7 +233,6 @@ def test_names_are_matched_in_any_case(client: httpx.Client, photos: dict[str, b
     [
         ({"model_name": "Nonet"}, "unknown-name", "Dlib"),
         ({"detector_backend": "nodet"}, "unknown-name", "opencv"),
-        ({"anti_spoofing": "true"}, "unsupported-option", "not available"),
         ({"normalization": "Facenet2018"}, "unsupported-option", "base"),
         ({"distance_metric": "manhattan"}, "invalid-request", "cosine"),
         ({"max_faces": "0"}, "invalid-request", "max_faces"),
