@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import people
+from indexer import people, progress, weights
 from indexer.errors import IndexerError
 from indexer.index import Indexer
 from indexer.progress import Run, display
@@ -20,16 +20,18 @@ from indexer.settings import Settings
 from indexer.store import galleries, identities, jobs, spaces
 from indexer.store.engine import Database
 from indexer.worker import recognizer
-from recognition import registry
+from recognition import catalogue, registry
 from recognition.errors import NoFace, RecognitionError, UnknownName
 from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.sources import Watch
+from recognition.spec import ACTIONS
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
 PAGE = 1000
+FORBIDS = " (forbids commercial use)"
 
 
 class CannotRead(IndexerError):
@@ -45,16 +47,17 @@ class Tools:
     _database: Database | None
 
     @classmethod
-    def open(cls) -> Tools:
+    def open(cls, *, quiet: bool = False) -> Tools:
+        """`quiet`: say nothing of downloads."""
         settings = Settings()
         database = Database.open(settings)
         database.upgrade()
-        return cls(settings, recognizer(settings), database)
+        return cls(settings, recognizer(settings, _watch(quiet)), database)
 
     @classmethod
-    def without_database(cls) -> Tools:
+    def without_database(cls, *, quiet: bool = False) -> Tools:
         settings = Settings()
-        return cls(settings, recognizer(settings), None)
+        return cls(settings, recognizer(settings, _watch(quiet)), None)
 
     @property
     def database(self) -> Database:
@@ -63,11 +66,13 @@ class Tools:
         return self._database
 
     def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
-        """The gallery's own recipe, or the settings', with what was asked for."""
+        """The gallery's own recipe, or the settings', with what was asked for. Raises LicenceRefused."""
         base = Recipe.usual(self.settings.model, self.settings.detector)
         if gallery is not None:
             base = _recipe_of(self.database, gallery) or base
-        return base.with_names(model, detector)
+        recipe = base.with_names(model, detector)
+        self.recognizer.permit(recipe.model, recipe.detector)
+        return recipe
 
     def image(self, path: Path) -> Rgb:
         """Raises CannotRead, UndecodableImage, ImageTooLarge."""
@@ -149,13 +154,18 @@ def gallery_names(tools: Tools) -> list[str]:
 
 
 def find(
-    tools: Tools, image: Path, gallery: str, k: int, threshold: float | None
+    tools: Tools,
+    image: Path,
+    gallery: str,
+    k: int,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Per face of the image, the nearest people."""
     searcher = Searcher(tools.database, None)
     target = searcher.target(gallery)
     recipe = target.space.recipe
-    faces = _faces(tools, image, recipe)
+    faces = _faces(tools, image, recipe, anti_spoofing)
     limit = threshold
     if limit is None:
         limit = registry.model(recipe.model).threshold(recipe.detector, "cosine").value
@@ -198,11 +208,16 @@ def match_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def verify(
-    tools: Tools, paths: tuple[Path, Path], recipe: Recipe, metric: str, threshold: float | None
+    tools: Tools,
+    paths: tuple[Path, Path],
+    recipe: Recipe,
+    metric: str,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Whether two photographs show one person: the closest pair of their faces."""
     known = _metric(metric)
-    a, b = (_faces(tools, path, recipe) for path in paths)
+    a, b = (_faces(tools, path, recipe, anti_spoofing) for path in paths)
     verdict = compare(
         tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
         recipe, known, threshold,
@@ -222,10 +237,12 @@ def verify(
     }
 
 
-def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
+def represent(
+    tools: Tools, image: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> dict[str, Any]:
     results = [
         {**_area(face.detection), "embedding": [float(v) for v in face.embedding]}
-        for face in _faces(tools, image, recipe)
+        for face in _faces(tools, image, recipe, anti_spoofing)
     ]
     return {
         "results": results,
@@ -235,12 +252,22 @@ def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def analyze(
-    tools: Tools, image: Path, detector: str | None, actions: Sequence[str]
+    tools: Tools,
+    image: Path,
+    detector: str | None,
+    actions: Sequence[str],
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     pixels = tools.image(image)
-    faces = _detections(tools, image, pixels, detector)
-    names = list(actions) or list(registry.ATTRIBUTES)
-    found = tools.recognizer.analyze(pixels, faces, names)
+    for action in actions:
+        if action not in ACTIONS:
+            raise UnknownName("attribute", action, ACTIONS)
+    chosen = [action for action in ACTIONS if action in actions]
+    known = _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, known, str(image))
+    found = tools.recognizer.analyze(pixels, faces, chosen or tools.recognizer.usual_actions())
     return {
         "results": [
             {**_area(face), **{k: v for k, v in asdict(attributes).items() if v is not None}}
@@ -249,55 +276,113 @@ def analyze(
     }
 
 
-def extract(tools: Tools, image: Path, detector: str | None) -> dict[str, Any]:
-    faces = _detections(tools, image, tools.image(image), detector)
-    return {"results": [_area(face) for face in faces]}
+def extract(
+    tools: Tools, image: Path, detector: str | None, anti_spoofing: bool = False
+) -> dict[str, Any]:
+    pixels, known = tools.image(image), _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    results = [_area(face) for face in faces]
+    if anti_spoofing:
+        (found,) = tools.recognizer.judge([pixels], [faces], known)
+        results = [
+            {**area, "is_real": verdict.is_real, "antispoof_score": round(verdict.score, 6)}
+            for area, verdict in zip(results, found, strict=True)
+        ]
+    return {"results": results}
 
 
 def list_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every model, detector and attribute."""
-    rows = []
-    for kind, spec in _specs():
-        dimension = spec.dimension if isinstance(spec, ModelSpec) else None
-        rows.append(
-            {
-                "kind": kind,
-                "name": spec.name,
-                "dimension": dimension,
-                "licence": spec.licence,
-                "weights": _weights_state(tools, spec),
-                "summary": spec.summary,
-            }
-        )
-    return rows
-
-
-def pull_models(tools: Tools, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Fetch the weights of the named specs, or of all. Raises UnknownName, WeightsMissing."""
-    chosen = [(k, s) for k, s in _specs() if not names or s.name in names]
-    for name in names:
-        if name not in {spec.name for _, spec in chosen}:
-            registry.model(name)
-    cache = tools.recognizer.resources.weights
-    wanted = {w.name: w for _, spec in chosen for w in spec.weights}
-    paths = cache.ensure(list(wanted.values()))
+    """Every model, detector, attribute and anti-spoofing method, with its files."""
     return [
-        {"file": p.name, "bytes": p.stat().st_size, "sha256": w.sha256}
-        for w, p in zip(wanted.values(), paths, strict=True)
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "dimension": entry.dimension,
+            "licence": entry.spec.licence,
+            "non_commercial": entry.non_commercial,
+            "refused": entry.refused,
+            "available": entry.available,
+            "summary": entry.spec.summary,
+            "files": [_file(file) for file in entry.files],
+            "alternatives": [_file(file) for file in entry.alternatives],
+        }
+        for entry in catalogue.entries(tools.recognizer.resources.weights)
+    ]
+
+
+def model_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each."""
+    return [
+        {k: row[k] for k in ("kind", "name", "dimension", "licence")}
+        | {"commercial_use": _commercial(row), "weights": _weights_state(row)}
+        for row in rows
+    ]
+
+
+def pull_models(
+    tools: Tools, names: Sequence[str], everything: bool, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Fetch the weights of the named, of all, or of what is usual. Raises UnknownName, LicenceRefused."""
+    cache = tools.recognizer.resources.weights
+    if names:
+        entries = catalogue.named(cache, names)
+        for entry in entries:
+            cache.permit((file.weights for file in entry.files), entry.name)
+    else:
+        entries = catalogue.entries(cache) if everything else weights.usual(cache, tools.settings)
+    shown = progress.downloads(quiet)
+    try:
+        done = weights.pull(cache, catalogue.weights_of(entries), shown.show)
+    finally:
+        shown.close()
+    return [
+        {
+            "file": pulled.weights.name,
+            "state": pulled.state,
+            "bytes": pulled.bytes,
+            "sha256": pulled.weights.sha256,
+            "licence": pulled.weights.licence,
+            "non_commercial": pulled.weights.non_commercial,
+            "error": pulled.why or None,
+        }
+        for pulled in done
+    ]
+
+
+def pull_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each, without the errors."""
+    return [
+        {
+            "file": row["file"],
+            "state": row["state"],
+            "bytes": row["bytes"],
+            "verified": "by sha256" if row["sha256"] else "no hash is published",
+            "licence": row["licence"] + (FORBIDS if row["non_commercial"] else ""),
+        }
+        for row in rows
     ]
 
 
 def check_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every weights file: ok, absent, or damaged."""
-    cache = tools.recognizer.resources.weights
-    wanted = {w.name: w for _, spec in _specs() for w in spec.weights}
-    rows = []
-    for weights in wanted.values():
-        state = "absent"
-        if cache.present(weights):
-            state = "ok" if cache.valid(weights) else "damaged"
-        rows.append({"file": weights.name, "state": state, "package": weights.package})
-    return rows
+    """Every weights file: valid, wrong, unverifiable or missing."""
+    return [
+        {"file": checked.file.weights.name, "state": checked.state}
+        | {"used_by": list(checked.used_by)}
+        | {k: v for k, v in _file(checked.file).items() if k not in ("file", "present")}
+        for checked in weights.check(tools.recognizer.resources.weights)
+    ]
+
+
+def check_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each."""
+    return [
+        {
+            "file": row["file"],
+            "state": row["state"],
+            "used_by": ", ".join(row["used_by"]),
+        }
+        for row in rows
+    ]
 
 
 def list_galleries(tools: Tools) -> list[dict[str, Any]]:
@@ -435,6 +520,11 @@ def write_samples(tools: Tools) -> Path:
     return folder
 
 
+def _watch(quiet: bool) -> Watch:
+    """Lines, for downloads in the middle of something else."""
+    return progress.Silent().show if quiet else progress.DownloadLines().show
+
+
 def _recipe_of(database: Database, gallery: str) -> Recipe | None:
     with database.read() as connection:
         for found in galleries.all_galleries(connection):
@@ -457,18 +547,24 @@ def _summary(gallery: str, run: Run) -> dict[str, Any]:
     return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
 
 
-def _faces(tools: Tools, path: Path, recipe: Recipe) -> tuple[Face, ...]:
-    faces = tools.recognizer.represent([tools.image(path)], recipe, Selection())[0]
+def _faces(
+    tools: Tools, path: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> tuple[Face, ...]:
+    pixels = tools.image(path)
+    (faces,) = tools.recognizer.locate([pixels], recipe, Selection())
     if not faces:
         raise NoFace(f"no face found in {path}")
-    return faces
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, recipe.detector, str(path))
+    return tools.recognizer.describe([pixels], [faces], recipe)[0]
 
 
-def _detections(
-    tools: Tools, path: Path, pixels: Rgb, detector: str | None
-) -> tuple[Detection, ...]:
-    name = registry.detector(detector or tools.settings.detector).name
-    faces = tools.recognizer.detect([pixels], name, Selection())[0]
+def _detector(tools: Tools, name: str | None) -> str:
+    return registry.detector(name or tools.settings.detector).name
+
+
+def _detections(tools: Tools, path: Path, pixels: Rgb, detector: str) -> tuple[Detection, ...]:
+    faces = tools.recognizer.detect([pixels], detector, Selection())[0]
     if not faces:
         raise NoFace(f"no face found in {path}")
     return faces
@@ -487,19 +583,37 @@ def _metric(name: str) -> Metric:
     raise UnknownName("metric", name, METRICS)
 
 
-def _specs() -> list[tuple[str, ModelSpec | DetectorSpec | AttributeSpec]]:
-    return [
-        *(("model", spec) for spec in registry.MODELS.values()),
-        *(("detector", spec) for spec in registry.DETECTORS.values()),
-        *(("attribute", spec) for spec in registry.ATTRIBUTES.values()),
-    ]
+def _file(file: catalogue.File) -> dict[str, Any]:
+    weights = file.weights
+    return {
+        "file": weights.name,
+        "present": file.present,
+        "path": str(file.path),
+        "sha256": weights.sha256,
+        "size": weights.size,
+        "licence": weights.licence,
+        "non_commercial": weights.non_commercial,
+        "package": weights.package or None,
+        "urls": list(weights.urls),
+        "source": weights.source,
+    }
 
 
-def _weights_state(tools: Tools, spec: ModelSpec | DetectorSpec | AttributeSpec) -> str:
-    if not spec.weights:
+def _commercial(row: dict[str, Any]) -> str:
+    if row["non_commercial"]:
+        return "forbidden; refused by the settings" if row["refused"] else "forbidden"
+    return "allowed"
+
+
+def _weights_state(row: dict[str, Any]) -> str:
+    if not row["files"]:
         return "built in"
-    present = all(tools.recognizer.resources.weights.present(w) for w in spec.weights)
-    return "here" if present else f"fetched when needed ({spec.weights[0].package})"
+    if row["available"]:
+        return "here"
+    missing = [file for file in row["files"] if not file["present"]]
+    if all(file["package"] for file in missing):
+        return f"fetched when needed ({missing[0]['package']})"
+    return f"`facesearch models pull {row['name']}`"
 
 
 def _checked(what: str, check: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -1,1 +1,5 @@
-"""Networks whose weights cannot be had here, proven against their reference implementations with seeded weights."""
+"""Proof that what comes without weights computes what the reference does: for development only.
+
+Networks of the reference get seeded random weights, in an environment of their own; the files it would publish are
+loaded here; both see the same photographs.
+"""

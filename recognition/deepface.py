@@ -124,6 +124,14 @@ def thresholds(
     )
 
 
+def everywhere(
+    cosine: float, euclidean: float, euclidean_l2: float, angular: float
+) -> Mapping[str, Mapping[Metric, Threshold]]:
+    """Of a model for which there are no others: `published by` says that nobody measured them on another alignment."""
+    own = thresholds(cosine, euclidean, euclidean_l2, angular)
+    return MappingProxyType({"": own, "/none": own})
+
+
 def _part(image: Rgb, corner: tuple[int, int], size: tuple[int, int]) -> Rgb:
     """(height, width, 3) of the image from a corner on; black outside."""
     (x, y), (width, height) = corner, size

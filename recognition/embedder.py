@@ -72,13 +72,23 @@ class Input:
 
 
 class NetworkEmbedder:
-    """May be used from several threads at once. `single`: the graph takes one face at a time."""
+    """May be used from several threads at once. `unit`: rows are divided by their length.
+
+    `single`: the graph takes one face at a time; else that is so if its input says so.
+    """
 
     def __init__(
-        self, network: Session, given: Input, dimension: int, *, single: bool = False
+        self,
+        network: Session,
+        given: Input,
+        dimension: int,
+        *,
+        single: bool = False,
+        unit: bool = False,
     ) -> None:
         self._network, self._input, self._dimension = network, given, dimension
-        self._batch = 1 if single else BATCH
+        self._batch = 1 if single or network.shape[0] == 1 else BATCH
+        self._unit = unit
 
     def crop(self, image: Rgb, face: Detection, align: Align) -> Rgb:
         """(height, width, 3) uint8 RGB."""
@@ -91,7 +101,11 @@ class NetworkEmbedder:
             part = crops[start : start + self._batch]
             out = self._network(self._input.tensor(part, align, normalization))[0]
             rows.append(self._checked(out, len(part)))
-        return np.concatenate(rows)
+        values = np.concatenate(rows)
+        if not self._unit:
+            return values
+        lengths = np.linalg.norm(values, axis=1, keepdims=True) + 1e-10
+        return np.asarray(values / lengths, np.float32)
 
     def _checked(self, out: NDArray[np.float32], faces: int) -> Embeddings:
         if out.size != faces * self._dimension:

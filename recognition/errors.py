@@ -19,6 +19,14 @@ class NoFace(RecognitionError):
     """No face was found where one is needed."""
 
 
+class SpoofDetected(RecognitionError):
+    """A face looks like a picture of a face, where a live one was asked for."""
+
+
+class CannotJudge(RecognitionError):
+    """Whether a face is live cannot be told, as no detector says where it is."""
+
+
 class UnknownName(RecognitionError):
     """There is no model, detector, attribute or metric of that name."""
 
@@ -29,6 +37,16 @@ class UnknownName(RecognitionError):
 
 class WeightsMissing(RecognitionError):
     """A weights file is neither in the cache nor to be had; the message says what to put where."""
+
+
+class LicenceRefused(RecognitionError):
+    """The licence of the weights forbids commercial use, and the settings refuse such weights."""
+
+    def __init__(self, name: str, licence: str) -> None:
+        super().__init__(
+            f"{name} is licensed as {licence!r}, which forbids commercial use; "
+            "FACESEARCH_ALLOW_NON_COMMERCIAL=false refuses it"
+        )
 
 
 class BadWeights(RecognitionError):

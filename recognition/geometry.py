@@ -80,6 +80,15 @@ def whole(image: Rgb) -> Box:
     return Box(0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
 
 
+def pixels(box: Box, width: int, height: int) -> Box:
+    """The box in whole pixels within an image of that size; at least one pixel wide and high."""
+    x = min(max(round(box.x), 0), width - 1)
+    y = min(max(round(box.y), 0), height - 1)
+    right = min(max(round(box.x + box.w), x + 1), width)
+    bottom = min(max(round(box.y + box.h), y + 1), height)
+    return Box(x, y, right - x, bottom - y)
+
+
 def resize(image: Rgb, width: int, height: int) -> Rgb:
     """Resampled to that size: pixel areas averaged where it shrinks, linear where it grows."""
     shrinks = width * height < image.shape[0] * image.shape[1]

@@ -11,14 +11,27 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import deepface, registry
+from recognition import antispoofing, deepface, registry
+from recognition.errors import CannotJudge, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
-from recognition.spec import Resources
+from recognition.spec import (
+    ACTIONS,
+    Action,
+    AntiSpoofingSpec,
+    AttributeSpec,
+    Collection,
+    DetectorSpec,
+    ModelSpec,
+    Resources,
+    available,
+)
 from recognition.types import (
     Align,
+    AntiSpoofing,
     Attribute,
     Attributes,
+    Authenticity,
     Detection,
     Detector,
     Embedder,
@@ -28,6 +41,14 @@ from recognition.types import (
 
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
+
+NO_BOX = (
+    "anti_spoofing needs to know where the face is, and the detector {name!r} does not look for it"
+)
+SPOOF = (
+    "the face at x {x:.0f}, y {y:.0f} in {name} looks like a picture of a face, not like a live one; "
+    "extract gives the score of every face"
+)
 
 T = TypeVar("T")
 
@@ -79,8 +100,10 @@ class Face:
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, attributes: Collection = "packaged") -> None:
+        """`attributes`: whose networks answer where several do the same."""
         self._resources = resources
+        self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
@@ -92,17 +115,32 @@ class Recognizer:
     def detector(self, name: str, align: Align = "native") -> Detector:
         spec = registry.detector(name)
         if align == "deepface" and spec.as_deepface is not None:
-            build = spec.as_deepface
-            return self._once(("as deepface", name), lambda: build(self._resources))
-        return self._once(("detector", name), lambda: spec.build(self._resources))
+            return self._load("as deepface", spec, spec.as_deepface)
+        return self._load("detector", spec, spec.build)
 
     def embedder(self, name: str) -> Embedder:
         spec = registry.model(name)
-        return self._once(("model", name), lambda: spec.build(self._resources))
+        return self._load("model", spec, spec.build)
 
-    def attribute(self, name: str) -> Attribute:
-        spec = registry.attribute(name)
-        return self._once(("attribute", name), lambda: spec.build(self._resources))
+    def attribute(self, action: Action) -> Attribute:
+        spec = registry.for_action(action, self._collection)
+        return self._load("attribute", spec, spec.build)
+
+    def usual_actions(self) -> tuple[Action, ...]:
+        """What is estimated unless somebody asks for more: what packages serve, and what has its weights here; all if
+        that is nothing. Only where the licence is accepted."""
+        return tuple(action for action in ACTIONS if self._usual(action)) or ACTIONS
+
+    def permit(self, model: str | None, detector: str | None) -> None:
+        """Raises LicenceRefused if the licence of either is not accepted."""
+        if model is not None:
+            self._resources.weights.permit(registry.model(model).weights, model)
+        if detector is not None:
+            self._resources.weights.permit(registry.detector(detector).weights, detector)
+
+    def anti_spoofing(self, name: str = antispoofing.NAME) -> AntiSpoofing:
+        spec = registry.anti_spoofing(name)
+        return self._load("anti-spoofing", spec, spec.build)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -124,11 +162,21 @@ class Recognizer:
     def represent(
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Face, ...]]:
-        """Faces of each image, most prominent first; one call of the network embeds them all."""
+        """Faces of each image, most prominent first."""
+        return self.describe(images, self.locate(images, recipe, selection), recipe)
+
+    def locate(
+        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
+        """The faces that `represent` describes: those of `detect`, or with align=deepface those that DeepFace sees."""
         if recipe.align == "deepface":
-            detected = self._detect_as_deepface(images, recipe.detector, selection)
-        else:
-            detected = self.detect(images, recipe.detector, selection)
+            return self._detect_as_deepface(images, recipe.detector, selection)
+        return self.detect(images, recipe.detector, selection)
+
+    def describe(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], recipe: Recipe
+    ) -> list[tuple[Face, ...]]:
+        """The detected faces with their embeddings; one call of the network embeds them all."""
         crops = [
             self.crop(image, face, recipe)
             for image, faces in zip(images, detected, strict=True)
@@ -162,15 +210,40 @@ class Recognizer:
         return np.stack([face.embedding for face in faces]) if faces else empty
 
     def analyze(
-        self, image: Rgb, faces: Sequence[Detection], names: Sequence[str]
+        self, image: Rgb, faces: Sequence[Detection], actions: Sequence[Action]
     ) -> list[Attributes]:
-        """One record per face, with the named attributes' fields set."""
+        """One record per face, with the fields of the actions set."""
         merged = [Attributes() for _ in faces]
-        for name in names if faces else ():
-            attribute = self.attribute(name)
+        for action in actions if faces else ():
+            attribute = self.attribute(action)
             found = attribute.predict([attribute.crop(image, face) for face in faces])
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged
+
+    def judge(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], detector: str
+    ) -> list[tuple[Authenticity, ...]]:
+        """Whether each detected face looks live; one call of each network judges them all.
+
+        Raises CannotJudge for a detector that does not look for faces: their surroundings would be missing.
+        """
+        if detector == "skip":
+            raise CannotJudge(NO_BOX.format(name=detector))
+        if not any(detected):
+            return [() for _ in detected]
+        method = self.anti_spoofing()
+        pairs = zip(images, detected, strict=True)
+        found = iter(method.judge([method.crop(image, f) for image, faces in pairs for f in faces]))
+        return [tuple(next(found) for _ in faces) for faces in detected]
+
+    def refuse_spoofs(
+        self, image: Rgb, faces: Sequence[Detection], detector: str, name: str
+    ) -> None:
+        """Raises SpoofDetected, with the image's name, if any of the faces does not look live; CannotJudge."""
+        (found,) = self.judge([image], [faces], detector)
+        for face, authenticity in zip(faces, found, strict=True):
+            if not authenticity.is_real:
+                raise SpoofDetected(SPOOF.format(x=face.box.x, y=face.box.y, name=name))
 
     def _detect_as_deepface(
         self, images: Sequence[Rgb], detector: str, selection: Selection
@@ -192,6 +265,33 @@ class Recognizer:
             ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
         )
         return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+
+    def _usual(self, action: Action) -> bool:
+        spec, weights = registry.for_action(action, self._collection), self._resources.weights
+        comes = all(file.package for file in spec.weights)
+        return all(map(weights.permits, spec.weights)) and (comes or available(spec, weights))
+
+    def _load(
+        self,
+        kind: str,
+        spec: ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec,
+        build: Callable[[Resources], T],
+    ) -> T:
+        """Built once. Raises LicenceRefused, BadWeights, and WeightsMissing with what to do about it."""
+
+        def load() -> T:
+            self._resources.weights.permit(spec.weights, spec.name)
+            try:
+                return build(self._resources)
+            except WeightsMissing as error:
+                cache = self._resources.weights
+                if cache.policy.addresses or not cache.download:
+                    raise
+                raise WeightsMissing(
+                    f"{error}; `facesearch models pull {spec.name}` fetches them"
+                ) from error
+
+        return self._once((kind, spec.name), load)
 
     def _once(self, key: tuple[str, str], build: Callable[[], T]) -> T:
         with self._guard:

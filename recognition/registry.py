@@ -1,4 +1,4 @@
-"""Every detector, model and attribute by name. A new one is its file and one entry here."""
+"""Every detector, model, attribute and anti-spoofing method by name. A new one is its file and one entry here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,30 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from recognition import antispoofing
 from recognition.attributes import age_gender, emotion
+from recognition.attributes import deepface as deepface_attributes
 from recognition.detectors import dlib as dlib_detector
 from recognition.detectors import mediapipe, mtcnn, opencv, retinaface, skip, yolo
 from recognition.errors import UnknownName
+from recognition.models import (
+    arcface,
+    deepid,
+    facenet,
+    fb_deepface,
+    ghostfacenet,
+    openface,
+    vgg_face,
+)
 from recognition.models import dlib as dlib_model
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.spec import (
+    Action,
+    AntiSpoofingSpec,
+    AttributeSpec,
+    Collection,
+    DetectorSpec,
+    ModelSpec,
+)
 
 
 class _Named(Protocol):
@@ -40,8 +58,20 @@ DETECTORS: Mapping[str, DetectorSpec] = _by_name(
     yolo.SPECS,
     skip.SPECS,
 )
-MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS)
-ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(age_gender.SPECS, emotion.SPECS)
+MODELS: Mapping[str, ModelSpec] = _by_name(
+    dlib_model.SPECS,
+    vgg_face.SPECS,
+    facenet.SPECS,
+    openface.SPECS,
+    fb_deepface.SPECS,
+    deepid.SPECS,
+    arcface.SPECS,
+    ghostfacenet.SPECS,
+)
+ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(
+    age_gender.SPECS, emotion.SPECS, deepface_attributes.SPECS
+)
+ANTI_SPOOFING: Mapping[str, AntiSpoofingSpec] = _by_name(antispoofing.SPECS)
 
 
 def detector(name: str) -> DetectorSpec:
@@ -54,6 +84,16 @@ def model(name: str) -> ModelSpec:
 
 def attribute(name: str) -> AttributeSpec:
     return _get(ATTRIBUTES, "attribute", name)
+
+
+def for_action(action: Action, collection: Collection) -> AttributeSpec:
+    """The attribute of the collection that serves an action, or the only one that does."""
+    serving = [spec for spec in ATTRIBUTES.values() if spec.action == action]
+    return next((spec for spec in serving if spec.collection == collection), serving[0])
+
+
+def anti_spoofing(name: str) -> AntiSpoofingSpec:
+    return _get(ANTI_SPOOFING, "anti-spoofing method", name)
 
 
 def _get(specs: Mapping[str, Spec], kind: str, name: str) -> Spec:

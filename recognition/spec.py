@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 from recognition.runtime import Runtime
-from recognition.types import Align, Attribute, Detector, Embedder, Metric, Normalization
+from recognition.types import (
+    Align,
+    AntiSpoofing,
+    Attribute,
+    Detector,
+    Embedder,
+    Metric,
+    Normalization,
+)
 from recognition.weights import Weights, WeightsCache
 
 
@@ -65,6 +74,8 @@ class ModelSpec:
     version: int
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Embedder]
+    alternatives: tuple[Weights, ...] = ()
+    """Each of them does as well as `weights`."""
     mirrored: bool = False
     """Whether the embedding is the mean of the face's and of its mirror image's; never with `align` deepface."""
     default_align: Align = "native"
@@ -80,12 +91,49 @@ class ModelSpec:
         return self.thresholds[""][metric]
 
 
+Action = Literal["age", "gender", "race", "emotion"]
+"""What can be estimated; each is a field of `Attributes`."""
+ACTIONS: tuple[Action, ...] = ("age", "gender", "race", "emotion")
+
+Collection = Literal["packaged", "deepface"]
+"""Which attribute networks: those that come in packages, or DeepFace's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeSpec:
+    """Several may serve one `action`, one in each `collection`."""
+
     name: str
+    action: Action
     summary: str
     licence: str
     origin: str
     classes: tuple[str, ...]
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Attribute]
+    collection: Collection = "packaged"
+    alternatives: tuple[Weights, ...] = ()
+    """Each of them does as well as `weights`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AntiSpoofingSpec:
+    name: str
+    summary: str
+    licence: str
+    origin: str
+    weights: tuple[Weights, ...]
+    build: Callable[[Resources], AntiSpoofing]
+
+
+Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec
+
+
+def alternatives(spec: Spec) -> tuple[Weights, ...]:
+    """Each of them does as well as all of the spec's `weights`."""
+    return spec.alternatives if isinstance(spec, ModelSpec | AttributeSpec) else ()
+
+
+def available(spec: Spec, cache: WeightsCache) -> bool:
+    """Whether all of its files are there, or one that does as well."""
+    return all(map(cache.present, spec.weights)) or any(map(cache.present, alternatives(spec)))

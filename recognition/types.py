@@ -69,6 +69,14 @@ class Attributes:
     emotion: dict[str, float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Authenticity:
+    """Whether a face looks live and not like a picture of one; `score`, 0..1, is that of this very verdict."""
+
+    is_real: bool
+    score: float
+
+
 class Detector(Protocol):
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
         """Faces of each image, best score first."""
@@ -92,4 +100,14 @@ class Attribute(Protocol):
 
     def predict(self, crops: Sequence[Rgb]) -> list[Attributes]:
         """One `Attributes` per crop with only this attribute's field set."""
+        ...
+
+
+class AntiSpoofing(Protocol):
+    def crop(self, image: Rgb, face: Detection) -> Rgb:
+        """The networks' input for one face, taken from the whole image: (networks, height, width, 3) uint8 RGB."""
+        ...
+
+    def judge(self, crops: Sequence[Rgb]) -> list[Authenticity]:
+        """One per crop; the result does not depend on the size of the batch."""
         ...

@@ -44,8 +44,11 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         vision.UndecodableImage: Problem(422, "undecodable-image", "The image cannot be decoded"),
         vision.ImageTooLarge: Problem(413, "image-too-large", "The image is too large"),
         vision.NoFace: Problem(422, "no-face", "No face was found"),
+        vision.SpoofDetected: Problem(422, "spoof-detected", "A face does not look live"),
+        vision.CannotJudge: Problem(422, "unsupported-option", "The option cannot be used here"),
         vision.UnknownName: Problem(422, "unknown-name", "There is nothing of that name"),
         vision.WeightsMissing: Problem(503, "weights-missing", "Model weights are missing", 60),
+        vision.LicenceRefused: Problem(403, "licence-refused", "The licence is not accepted"),
         vision.BadWeights: Problem(503, "bad-weights", "Model weights are damaged", 60),
         vision.RecognitionError: Problem(500, "recognition-failed", "Recognition failed"),
         data.DatabaseUnavailable: Problem(

@@ -144,7 +144,11 @@ class Options(Request):
     enforce_detection: bool = Field(
         True, description="false: an image without a face counts as a face itself"
     )
-    anti_spoofing: bool = Field(False, description="not available in this version")
+    anti_spoofing: bool = Field(
+        False,
+        description="refuse faces that look like a picture of one; extract tells instead. "
+        "An indication, not a certified detection of attacks",
+    )
     max_faces: int | None = Field(None, ge=1, description="only the most prominent faces")
     threshold: float | None = Field(
         None,
@@ -332,6 +336,12 @@ class ExtractedFace(BaseModel):
     landmarks: Landmarks
     face_confidence: float
     quality: float = Field(description="0..1: how usable the face is for recognition")
+    is_real: bool | None = Field(
+        None, description="with anti_spoofing: whether the face looks live"
+    )
+    antispoof_score: float | None = Field(
+        None, description="with anti_spoofing: 0..1, of the verdict that is_real states"
+    )
 
 
 class ExtractResponse(BaseModel):
@@ -538,9 +548,14 @@ class JobList(BaseModel):
 class WeightsView(BaseModel):
     file: str
     sha256: str | None = Field(description="null: published without one that is known")
+    folder: str = Field(description="where the server looks for it")
+    size: int | None = Field(description="bytes, where known")
     licence: str
+    non_commercial: bool = Field(description="whether the licence forbids commercial use")
     present: bool
-    source: str = Field(description="where it comes from")
+    package: str | None = Field(description="the Python package that carries it")
+    urls: list[str] = Field(description="where it is published, the best mirror first")
+    source: str = Field(description="where it comes from, in words")
 
 
 class ThresholdView(BaseModel):
@@ -554,8 +569,13 @@ class ComponentView(BaseModel):
     summary: str
     licence: str
     origin: str
-    available: bool = Field(description="whether all weights are there")
+    non_commercial: bool = Field(
+        description="whether the licence of any of the weights forbids commercial use"
+    )
+    refused: bool = Field(description="whether the settings refuse it for that")
+    available: bool = Field(description="whether all weights are there, or an alternative")
     weights: list[WeightsView]
+    alternatives: list[WeightsView] = Field(description="each does as well as all of the weights")
 
 
 class ModelView(ComponentView):
@@ -569,13 +589,19 @@ class DetectorView(ComponentView):
 
 
 class AttributeView(ComponentView):
+    action: str = Field(description="what it answers in /analyze; one of several may do so")
     classes: list[str]
+
+
+class AntiSpoofingView(ComponentView):
+    pass
 
 
 class ModelList(BaseModel):
     models: list[ModelView]
     detectors: list[DetectorView]
     attributes: list[AttributeView]
+    anti_spoofing: list[AntiSpoofingView]
 
 
 class Health(BaseModel):

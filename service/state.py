@@ -20,6 +20,7 @@ from indexer.store.engine import Database
 from recognition import registry
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer, Selection
+from recognition.spec import available
 from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
@@ -96,11 +97,23 @@ async def warm(services: Services) -> None:
             services.progress.weights = str(error)
             log.error("the default model cannot be loaded: %s", error)
             await asyncio.sleep(WEIGHTS_RETRY_S)
-    for name in registry.ATTRIBUTES:
+    for action in services.recognizer.usual_actions():
         try:
-            await in_daemon_thread(partial(services.recognizer.attribute, name))
+            await in_daemon_thread(partial(services.recognizer.attribute, action))
         except RecognitionError as error:
-            log.warning("attribute %s cannot be loaded: %s", name, error)
+            log.warning("what estimates %s cannot be loaded: %s", action, error)
+    await _warm_anti_spoofing(services.recognizer)
+
+
+async def _warm_anti_spoofing(recognizer: Recognizer) -> None:
+    """Only where its weights are: most servers never need it, and no package has them."""
+    weights = recognizer.resources.weights
+    for name, spec in registry.ANTI_SPOOFING.items():
+        if available(spec, weights):
+            try:
+                await in_daemon_thread(partial(recognizer.anti_spoofing, name))
+            except RecognitionError as error:
+                log.warning("anti-spoofing %s cannot be loaded: %s", name, error)
 
 
 async def keep_house(services: Services) -> None:

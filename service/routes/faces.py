@@ -72,14 +72,14 @@ async def analyze(
     asked: Annotated[AnalyzeRequest, Depends(body(AnalyzeRequest))],
     owned: Owned,
 ) -> AnalyzeResponse:
-    """Estimates of age, gender, emotion for every face."""
+    """Estimates of age, gender, emotion for every face, and of race where its weights are."""
     started = time.perf_counter()
     plan = vision.plan(asked, owned.settings)
-    actions = vision.known_actions(asked.actions)
+    actions = vision.known_actions(asked.actions, owned.recognizer.usual_actions())
     image = await owned.sources.get(asked.img)
     found = await while_connected(
         request,
-        owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan, actions)),
+        owned.inference.run(lambda: vision.analyze(owned.recognizer, image, plan, actions)),
     )
     return AnalyzeResponse(
         results=analyses(found), detector_backend=plan.recipe.detector, time=_since(started)
@@ -97,7 +97,7 @@ async def extract(
     plan = vision.plan(asked, owned.settings)
     image = await owned.sources.get(asked.img)
     found = await while_connected(
-        request, owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan))
+        request, owned.inference.run(lambda: vision.extract(owned.recognizer, image, plan))
     )
     return ExtractResponse(
         results=extracted(found), detector_backend=plan.recipe.detector, time=_since(started)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter
 
-from recognition import registry
-from recognition.spec import ModelSpec
-from recognition.weights import Weights, WeightsCache
+from recognition import catalogue
+from recognition.catalogue import Entry, File
+from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec
+from recognition.weights import WeightsCache
 from service.deps import Owned
 from service.routes.responses import problems
 from service.schemas import (
+    AntiSpoofingView,
     AttributeView,
     DetectorView,
     ModelList,
@@ -26,48 +28,33 @@ router = APIRouter(tags=["models"], responses=problems(401, 500))
 
 @router.get("/models")
 async def models(owned: Owned) -> ModelList:
-    """Every model, detector and attribute, and where their weights are or come from."""
+    """Every model, detector, attribute and anti-spoofing method, and where their weights are or come from."""
     return await anyio.to_thread.run_sync(_list, owned.recognizer.resources.weights)
 
 
 def _list(cache: WeightsCache) -> ModelList:
+    every = catalogue.entries(cache)
     return ModelList(
-        models=[_model(spec, cache) for spec in registry.MODELS.values()],
+        models=[_model(e, e.spec) for e in every if isinstance(e.spec, ModelSpec)],
         detectors=[
-            DetectorView(
-                name=spec.name,
-                summary=spec.summary,
-                licence=spec.licence,
-                origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
-                landmarks=spec.landmarks,
-            )
-            for spec in registry.DETECTORS.values()
+            DetectorView(**_common(e), landmarks=e.spec.landmarks)
+            for e in every
+            if isinstance(e.spec, DetectorSpec)
         ],
         attributes=[
-            AttributeView(
-                name=spec.name,
-                summary=spec.summary,
-                licence=spec.licence,
-                origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
-                classes=list(spec.classes),
-            )
-            for spec in registry.ATTRIBUTES.values()
+            AttributeView(**_common(e), action=e.spec.action, classes=list(e.spec.classes))
+            for e in every
+            if isinstance(e.spec, AttributeSpec)
+        ],
+        anti_spoofing=[
+            AntiSpoofingView(**_common(e)) for e in every if isinstance(e.spec, AntiSpoofingSpec)
         ],
     )
 
 
-def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
+def _model(entry: Entry, spec: ModelSpec) -> ModelView:
     return ModelView(
-        name=spec.name,
-        summary=spec.summary,
-        licence=spec.licence,
-        origin=spec.origin,
-        available=_available(spec.weights, cache),
-        weights=_weights(spec.weights, cache),
+        **_common(entry),
         dimension=spec.dimension,
         input_size=spec.input_size,
         thresholds={
@@ -80,18 +67,32 @@ def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
     )
 
 
-def _available(weights: Sequence[Weights], cache: WeightsCache) -> bool:
-    return all(cache.present(w) for w in weights)
+def _common(entry: Entry) -> dict[str, Any]:
+    """The fields of ComponentView."""
+    return {
+        "name": entry.name,
+        "summary": entry.spec.summary,
+        "licence": entry.spec.licence,
+        "origin": entry.spec.origin,
+        "non_commercial": entry.non_commercial,
+        "refused": entry.refused,
+        "available": entry.available,
+        "weights": [_weights(file) for file in entry.files],
+        "alternatives": [_weights(file) for file in entry.alternatives],
+    }
 
 
-def _weights(weights: Sequence[Weights], cache: WeightsCache) -> list[WeightsView]:
-    return [
-        WeightsView(
-            file=w.name,
-            sha256=w.sha256,
-            licence=w.licence,
-            present=cache.present(w),
-            source=w.source,
-        )
-        for w in weights
-    ]
+def _weights(file: File) -> WeightsView:
+    weights = file.weights
+    return WeightsView(
+        file=weights.name,
+        folder=str(file.path.parent),
+        sha256=weights.sha256,
+        size=weights.size,
+        licence=weights.licence,
+        non_commercial=weights.non_commercial,
+        present=file.present,
+        package=weights.package or None,
+        urls=list(weights.urls),
+        source=weights.source,
+    )

@@ -20,7 +20,7 @@ from recognition.types import Embeddings
 from service import vision
 from service.body import body, described
 from service.deps import Owned, admitted
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, UnsupportedOption
 from service.inference import while_connected
 from service.routes.responses import CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import (
@@ -50,6 +50,8 @@ async def find(
     started = time.perf_counter()
     if (asked.img is None) == (asked.embedding is None):
         raise InvalidRequest("send either img or embedding")
+    if asked.embedding is not None and asked.anti_spoofing:
+        raise UnsupportedOption("anti_spoofing needs img: an embedding does not show a face")
     if asked.threshold is not None and asked.target_fpir is not None:
         raise InvalidRequest("send either threshold or target_fpir")
     target = await _target(owned, asked)
