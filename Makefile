@@ -58,6 +58,8 @@ bench: dev
 proof: dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/keras.txt
 	$(BIN)/python -m proof
+	$(BIN)/python -m proof.retinaface
+	$(BIN)/python -m proof.yolo
 
 # Write the lock files anew: hashes, no index addresses. Needs uv.
 lock:

@@ -86,14 +86,14 @@ def place(key: str) -> tuple[str, int]:
     return name, order.index(kind)
 
 
-def run(model: Any, tensor: Any) -> list[Any]:  # noqa: ANN401 # of another environment
+def run(model: Any, tensor: Any) -> list[Any]:
     return [output.numpy() for output in model(tensor)]
 
 
 def faces(
-    package: Any,  # noqa: ANN401
-    model: Any,  # noqa: ANN401
-    image: Any,  # noqa: ANN401
+    package: Any,
+    model: Any,
+    image: Any,
     outputs: list[Any],
     **options: bool,
 ) -> dict[str, Any]:

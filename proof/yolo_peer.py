@@ -23,7 +23,7 @@ SHARE = 0.985
 POINTS = (5, 3)
 
 
-def build(name: str, photographs: dict[str, Any]) -> Any:  # noqa: ANN401 # of another environment
+def build(name: str, photographs: dict[str, Any]) -> Any:  # of another environment
     """The network, seeded and set."""
     torch = importlib.import_module("torch")
     tasks = importlib.import_module("ultralytics.nn.tasks")
@@ -45,14 +45,14 @@ def build(name: str, photographs: dict[str, Any]) -> Any:  # noqa: ANN401 # of a
     return network
 
 
-def square(image: Any) -> Any:  # noqa: ANN401
+def square(image: Any) -> Any:
     """(3, 320, 320) in 0..1 of a BGR photograph."""
     torch, cv2 = importlib.import_module("torch"), importlib.import_module("cv2")
     small = cv2.resize(image, (320, 320))[:, :, ::-1].copy()
     return torch.from_numpy(small).permute(2, 0, 1).float() / 255
 
 
-def spread(torch: Any, network: Any, batch: Any) -> None:  # noqa: ANN401
+def spread(torch: Any, network: Any, batch: Any) -> None:
     """Scores that differ: logits of variance 4, of which a few are above the confidence; key points near the cells."""
     head = network.model[-1]
     for branch in head.cv3:
@@ -68,7 +68,7 @@ def spread(torch: Any, network: Any, batch: Any) -> None:  # noqa: ANN401
         branch[-1].bias.data.fill_(shift)
 
 
-def export(network: Any, name: str, out: Path) -> list[str]:  # noqa: ANN401
+def export(network: Any, name: str, out: Path) -> list[str]:
     """Three ONNX files: any size, the fixed size, and the fixed size with suppression inside."""
     ways: dict[str, dict[str, Any]] = {
         "dynamic": {"dynamic": True},
@@ -81,7 +81,7 @@ def export(network: Any, name: str, out: Path) -> list[str]:  # noqa: ANN401
     return list(ways)
 
 
-def wrapped(network: Any, path: Path) -> Any:  # noqa: ANN401
+def wrapped(network: Any, path: Path) -> Any:
     """As the PyTorch file that an operator has: saved, and loaded again."""
     torch = importlib.import_module("torch")
     ultralytics = importlib.import_module("ultralytics")
@@ -91,7 +91,7 @@ def wrapped(network: Any, path: Path) -> Any:  # noqa: ANN401
     return ultralytics.YOLO(str(path))
 
 
-def found(model: Any, image: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def found(model: Any, image: Any) -> list[dict[str, Any]]:
     """What `predict` finds: corners, score and key points of each face."""
     result = model.predict(image, verbose=False, conf=CONFIDENCE)[0]
     faces = []

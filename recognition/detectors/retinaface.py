@@ -162,7 +162,6 @@ ONNX = Weights(
     urls=(f"{_RELEASE}/retinaface.onnx", f"{_MIRROR}/retinaface.onnx"),
     non_commercial=True,
 )
-"""Used instead of the other where it has been put into the folder."""
 
 
 def _build(resources: Resources) -> RetinaFace:
@@ -182,6 +181,7 @@ SPECS: tuple[DetectorSpec, ...] = (
         origin=_ORIGIN,
         landmarks=True,
         weights=(KERAS,),
+        alternatives=(ONNX,),
         build=_build,
     ),
 )

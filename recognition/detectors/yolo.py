@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition import geometry
-from recognition.errors import BadWeights, WeightsMissing
+from recognition.errors import BadWeights
 from recognition.runtime import Session
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Rgb
@@ -200,23 +199,25 @@ class Network:
     landmarks: bool = False
 
     @property
-    def onnx(self) -> str:
-        return f"{self.name}-face.onnx"
-
-    @property
     def weights(self) -> Weights:
-        """What is published: the ONNX file, or the PyTorch file that has to be exported."""
-        file = self.onnx if self.exported else f"{self.name}-face.pt"
+        """The ONNX file, which is published, or exported from the PyTorch file that is."""
+        file = f"{self.name}-face.{'onnx' if self.exported else 'pt'}"
         url = self.source if self.landmarks else f"{self.source}/releases/download/1.0.0/{file}"
         return Weights(
-            name=file,
+            name=f"{self.name}-face.onnx",
             sha256=None,
             licence=_LICENCE,
             origin=_origin(self),
-            urls=(url,),
+            urls=(url,) if self.exported else (),
+            how="" if self.exported else EXPORT.format(file=file, url=url, side=SIDE),
         )
 
 
+EXPORT = (
+    "made once from {file} ({url}) with Ultralytics (AGPL-3.0) in an environment of its own: "
+    "python -m venv yolo-export && yolo-export/bin/pip install ultralytics onnx onnxslim && "
+    "yolo-export/bin/yolo export model={file} format=onnx imgsz={side} dynamic=True"
+)
 _LICENCE = "AGPL-3.0 as of Ultralytics' networks (its publishers name GPL-3.0 or nothing)"
 _YAPALAB = "https://github.com/YapaLab/yolo-face"
 _AKANAMETOV = "https://github.com/akanametov/yolo-face"
@@ -245,25 +246,8 @@ def _origin(network: Network) -> str:
     return f"{network.name}-face of {owner}, trained on WIDER FACE"
 
 
-def advice(network: Network, folder: Path) -> str:
-    """How the file that is missing is made."""
-    weights = network.weights
-    return (
-        f"{network.name} needs {folder / network.onnx}, which is made once from {weights.name} "
-        f"({', '.join(weights.urls)}) with Ultralytics (AGPL-3.0) in an environment of its own. "
-        f"Put {weights.name} into {folder}, then: "
-        "python -m venv yolo-export && yolo-export/bin/pip install ultralytics onnx onnxslim; "
-        f"yolo-export/bin/yolo export model={folder / weights.name} format=onnx imgsz={SIDE} dynamic=True"
-    )
-
-
 def _build(network: Network, resources: Resources) -> Yolo:
-    path = resources.weights.folder / network.onnx
-    if network.exported:
-        path = resources.weights.path(network.weights)
-    elif not path.is_file():
-        raise WeightsMissing(advice(network, resources.weights.folder))
-    return Yolo(resources.runtime.session(path))
+    return Yolo(resources.runtime.session(resources.weights.path(network.weights)))
 
 
 def _spec(network: Network) -> DetectorSpec:
