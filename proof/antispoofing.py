@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
-import venv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from indexer.settings import Settings
 from proof import antispoofing_peer
+from proof.peers import Peer
 from recognition import antispoofing, geometry
 from recognition.antispoofing import SCALES
 from recognition.images import ImageLimits, decode
@@ -32,16 +31,15 @@ from recognition.runtime import Runtime
 from recognition.spec import Resources
 from recognition.types import Authenticity, Detection, Rgb
 from recognition.weights import WeightsCache
-from service.settings import ServiceSettings, environment
 
-PACKAGES = (
-    "torch>=2.1.2",
-    "numpy",
-    "opencv-python-headless<5",
-    "gdown",
-)
 DEEPFACE = "deepface==0.0.103"
-"""Without what it depends on: its module for anti-spoofing needs the packages above only."""
+PEER = Peer(
+    "antispoofing-env",
+    ("torch>=2.1.2", "numpy", "opencv-python-headless<5", "gdown"),
+    Path(antispoofing_peer.__file__),
+    alone=(DEEPFACE,),
+)
+"""DeepFace's module for anti-spoofing needs these packages only."""
 DETECTORS = ("mediapipe", "opencv")
 TOLERANCE = 1e-3
 
@@ -133,28 +131,12 @@ def _reference(
     home.mkdir(parents=True, exist_ok=True)
     for weights in antispoofing.WEIGHTS:
         shutil.copyfile(asked.weights / weights.name, home / weights.name)
-    command = [str(_python(scratch)), "-P", str(Path(antispoofing_peer.__file__).resolve())]
-    settings = {**environment(ServiceSettings()), "DEEPFACE_HOME": str(scratch)}
-    subprocess.run(
-        [*command, str(scratch / "job.json"), str(scratch / "out.json")],
-        check=True, cwd=scratch, stdout=sys.stderr, env=settings,
-    )  # fmt: skip
+    peer = replace(PEER, settings={"DEEPFACE_HOME": str(scratch)})
+    peer.run(scratch, str(scratch / "job.json"), str(scratch / "out.json"))
     told: dict[str, Any] = json.loads((scratch / "out.json").read_text())
     for file in files:
         file.unlink()
     return told
-
-
-def _python(scratch: Path) -> Path:
-    python = scratch / "env" / "bin" / "python"
-    done = scratch / "env" / ".installed"
-    if not done.exists():
-        venv.create(scratch / "env", clear=True, with_pip=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PACKAGES], check=True, stdout=sys.stderr)
-        subprocess.run([*pip, "--no-deps", DEEPFACE], check=True, stdout=sys.stderr)
-        done.touch()
-    return python
 
 
 def _box(face: Face, images: Sequence[Rgb]) -> list[int]:

@@ -29,6 +29,8 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     script: Path
+    alone: tuple[str, ...] = ()
+    """Installed without what they depend on."""
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Of its environment, beside the machine's."""
 
@@ -37,11 +39,14 @@ class Peer:
         home = scratch / self.name
         python = home / "bin" / "python"
         done = home / ".installed"
-        if not done.exists() or done.read_text() != " ".join(self.packages):
+        wanted = " ".join(self.packages + self.alone)
+        if not done.exists() or done.read_text() != wanted:
             venv.create(home, clear=True, with_pip=True)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*pip, *self.packages], check=True, stdout=sys.stderr)
-            done.write_text(" ".join(self.packages))
+            if self.alone:
+                subprocess.run([*pip, "--no-deps", *self.alone], check=True, stdout=sys.stderr)
+            done.write_text(wanted)
         # -P: the script's folder holds our own modules, some of which are called as its are.
         command = [str(python), "-P", str(self.script), *arguments]
         settings = {**environment(ServiceSettings()), **self.settings}
