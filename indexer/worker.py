@@ -17,19 +17,20 @@ from indexer.settings import Settings
 from indexer.store import galleries, jobs, spaces
 from indexer.store.engine import Database
 from indexer.store.jobs import Job
+from indexer.weights import weights_cache
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer
 from recognition.runtime import Runtime
+from recognition.sources import Watch, unwatched
 from recognition.spec import Resources
-from recognition.weights import WeightsCache
 
 MAX_DELETE = 20.0
 NICENESS = 5
 
 
-def recognizer(settings: Settings) -> Recognizer:
+def recognizer(settings: Settings, watch: Watch = unwatched) -> Recognizer:
     """For runs over many images: they run beside each other, each on one core."""
-    weights = WeightsCache(settings.weights_folder, download=settings.downloads)
+    weights = weights_cache(settings, addresses=True, watch=watch)
     return Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
 
 
@@ -58,6 +59,7 @@ def _work(
     database: Database, recognise: Recognizer, settings: Settings, job: Job, progress: Run
 ) -> None:
     recipe = _recipe(database, settings, job)
+    recognise.permit(recipe.model, recipe.detector)
     reindexer = Reindexer(database, recognise, settings, job.gallery)
     reindexer.run(recipe, MAX_DELETE, progress)
     if job.params.get("path"):

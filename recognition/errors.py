@@ -31,5 +31,15 @@ class WeightsMissing(RecognitionError):
     """A weights file is neither in the cache nor to be had; the message says what to put where."""
 
 
+class LicenceRefused(RecognitionError):
+    """The licence of the weights forbids commercial use, and the settings refuse such weights."""
+
+    def __init__(self, name: str, licence: str) -> None:
+        super().__init__(
+            f"{name} is licensed as {licence!r}, which forbids commercial use; "
+            "FACESEARCH_ALLOW_NON_COMMERCIAL=false refuses it"
+        )
+
+
 class BadWeights(RecognitionError):
     """A weights file is not what its spec says: wrong hash, or unreadable."""

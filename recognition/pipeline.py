@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition import deepface, registry
+from recognition.errors import WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
-from recognition.spec import Resources
+from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec, Resources
 from recognition.types import (
     Align,
     Attribute,
@@ -92,17 +93,30 @@ class Recognizer:
     def detector(self, name: str, align: Align = "native") -> Detector:
         spec = registry.detector(name)
         if align == "deepface" and spec.as_deepface is not None:
-            build = spec.as_deepface
-            return self._once(("as deepface", name), lambda: build(self._resources))
-        return self._once(("detector", name), lambda: spec.build(self._resources))
+            return self._load("as deepface", spec, spec.as_deepface)
+        return self._load("detector", spec, spec.build)
 
     def embedder(self, name: str) -> Embedder:
         spec = registry.model(name)
-        return self._once(("model", name), lambda: spec.build(self._resources))
+        return self._load("model", spec, spec.build)
 
     def attribute(self, name: str) -> Attribute:
         spec = registry.attribute(name)
-        return self._once(("attribute", name), lambda: spec.build(self._resources))
+        return self._load("attribute", spec, spec.build)
+
+    def attributes(self) -> tuple[str, ...]:
+        """Those whose licence is accepted, and whose weights are here or come by themselves."""
+        at_hand = self._resources.weights.at_hand
+        return tuple(
+            n for n, spec in registry.ATTRIBUTES.items() if all(map(at_hand, spec.weights))
+        )
+
+    def permit(self, model: str | None, detector: str | None) -> None:
+        """Raises LicenceRefused if the licence of either is not accepted."""
+        if model is not None:
+            self._resources.weights.permit(registry.model(model).weights, model)
+        if detector is not None:
+            self._resources.weights.permit(registry.detector(detector).weights, detector)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -192,6 +206,28 @@ class Recognizer:
             ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
         )
         return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+
+    def _load(
+        self,
+        kind: str,
+        spec: ModelSpec | DetectorSpec | AttributeSpec,
+        build: Callable[[Resources], T],
+    ) -> T:
+        """Built once. Raises LicenceRefused, BadWeights, and WeightsMissing with what to do about it."""
+
+        def load() -> T:
+            self._resources.weights.permit(spec.weights, spec.name)
+            try:
+                return build(self._resources)
+            except WeightsMissing as error:
+                cache = self._resources.weights
+                if cache.policy.addresses or not cache.download:
+                    raise
+                raise WeightsMissing(
+                    f"{error}; `facesearch models pull {spec.name}` fetches them"
+                ) from error
+
+        return self._once((kind, spec.name), load)
 
     def _once(self, key: tuple[str, str], build: Callable[[], T]) -> T:
         with self._guard:

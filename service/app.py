@@ -17,10 +17,10 @@ from indexer.enrol import Enroller, Extractor
 from indexer.operating import OperatingPoints
 from indexer.search import Searcher
 from indexer.store.engine import Database
+from indexer.weights import weights_cache
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.spec import Resources
-from recognition.weights import WeightsCache
 from service import logs, problems
 from service.images import ImageSources
 from service.inference import InferencePool
@@ -92,7 +92,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     """Everything in the order it depends on each other; the stack closes it in reverse."""
     database = Database.open(settings)
     stack.callback(database.close)
-    weights = WeightsCache(settings.weights_folder, download=settings.downloads)
+    weights = weights_cache(settings, addresses=False)  # no request may wait for so much
     recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(settings.threads_per_run)))
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:

@@ -538,9 +538,14 @@ class JobList(BaseModel):
 class WeightsView(BaseModel):
     file: str
     sha256: str | None = Field(description="null: published without one that is known")
+    folder: str = Field(description="where the server looks for it")
+    size: int | None = Field(description="bytes, where known")
     licence: str
+    non_commercial: bool = Field(description="whether the licence forbids commercial use")
     present: bool
-    source: str = Field(description="where it comes from")
+    package: str | None = Field(description="the Python package that carries it")
+    urls: list[str] = Field(description="where it is published, the best mirror first")
+    source: str = Field(description="where it comes from, in words")
 
 
 class ThresholdView(BaseModel):
@@ -554,6 +559,10 @@ class ComponentView(BaseModel):
     summary: str
     licence: str
     origin: str
+    non_commercial: bool = Field(
+        description="whether the licence of any of the weights forbids commercial use"
+    )
+    refused: bool = Field(description="whether the settings refuse it for that")
     available: bool = Field(description="whether all weights are there")
     weights: list[WeightsView]
 

@@ -114,11 +114,11 @@ def known_detector(name: str | None) -> str | None:
     return _known("detector", name, tuple(registry.DETECTORS))
 
 
-def known_actions(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The registry's spelling, each once; all of them for None. Raises UnknownName."""
+def known_actions(recognizer: Recognizer, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The registry's spelling, each once; for None all that can be used as things are. Raises UnknownName."""
     every = tuple(registry.ATTRIBUTES)
     if names is None:
-        return every
+        return recognizer.attributes() or every
     found = [_known("attribute", name, every) for name in names]
     return tuple(dict.fromkeys(name for name in found if name is not None))
 

@@ -75,7 +75,7 @@ async def analyze(
     """Estimates of age, gender, emotion for every face."""
     started = time.perf_counter()
     plan = vision.plan(asked, owned.settings)
-    actions = vision.known_actions(asked.actions)
+    actions = vision.known_actions(owned.recognizer, asked.actions)
     image = await owned.sources.get(asked.img)
     found = await while_connected(
         request,

@@ -52,6 +52,7 @@ async def reindex(
         "detector": vision.known_detector(asked.detector_backend),
         "path": None,
     }
+    owned.recognizer.permit(params["model"], params["detector"])
     if asked.path is not None:
         params["path"] = await owned.threads.run(lambda: _folder(owned, asked))
     job_id = await owned.threads.run(lambda: _create(owned, asked.gallery, params))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter
 
-from recognition import registry
-from recognition.spec import ModelSpec
-from recognition.weights import Weights, WeightsCache
+from recognition import catalogue
+from recognition.catalogue import Entry, File
+from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.weights import WeightsCache
 from service.deps import Owned
 from service.routes.responses import problems
 from service.schemas import (
@@ -31,43 +32,25 @@ async def models(owned: Owned) -> ModelList:
 
 
 def _list(cache: WeightsCache) -> ModelList:
+    every = catalogue.entries(cache)
     return ModelList(
-        models=[_model(spec, cache) for spec in registry.MODELS.values()],
+        models=[_model(e, e.spec) for e in every if isinstance(e.spec, ModelSpec)],
         detectors=[
-            DetectorView(
-                name=spec.name,
-                summary=spec.summary,
-                licence=spec.licence,
-                origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
-                landmarks=spec.landmarks,
-            )
-            for spec in registry.DETECTORS.values()
+            DetectorView(**_common(e), landmarks=e.spec.landmarks)
+            for e in every
+            if isinstance(e.spec, DetectorSpec)
         ],
         attributes=[
-            AttributeView(
-                name=spec.name,
-                summary=spec.summary,
-                licence=spec.licence,
-                origin=spec.origin,
-                available=_available(spec.weights, cache),
-                weights=_weights(spec.weights, cache),
-                classes=list(spec.classes),
-            )
-            for spec in registry.ATTRIBUTES.values()
+            AttributeView(**_common(e), classes=list(e.spec.classes))
+            for e in every
+            if isinstance(e.spec, AttributeSpec)
         ],
     )
 
 
-def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
+def _model(entry: Entry, spec: ModelSpec) -> ModelView:
     return ModelView(
-        name=spec.name,
-        summary=spec.summary,
-        licence=spec.licence,
-        origin=spec.origin,
-        available=_available(spec.weights, cache),
-        weights=_weights(spec.weights, cache),
+        **_common(entry),
         dimension=spec.dimension,
         input_size=spec.input_size,
         thresholds={
@@ -80,18 +63,31 @@ def _model(spec: ModelSpec, cache: WeightsCache) -> ModelView:
     )
 
 
-def _available(weights: Sequence[Weights], cache: WeightsCache) -> bool:
-    return all(cache.present(w) for w in weights)
+def _common(entry: Entry) -> dict[str, Any]:
+    """The fields of ComponentView."""
+    return {
+        "name": entry.name,
+        "summary": entry.spec.summary,
+        "licence": entry.spec.licence,
+        "origin": entry.spec.origin,
+        "non_commercial": entry.non_commercial,
+        "refused": entry.refused,
+        "available": entry.available,
+        "weights": [_weights(file) for file in entry.files],
+    }
 
 
-def _weights(weights: Sequence[Weights], cache: WeightsCache) -> list[WeightsView]:
-    return [
-        WeightsView(
-            file=w.name,
-            sha256=w.sha256,
-            licence=w.licence,
-            present=cache.present(w),
-            source=w.source,
-        )
-        for w in weights
-    ]
+def _weights(file: File) -> WeightsView:
+    weights = file.weights
+    return WeightsView(
+        file=weights.name,
+        folder=str(file.path.parent),
+        sha256=weights.sha256,
+        size=weights.size,
+        licence=weights.licence,
+        non_commercial=weights.non_commercial,
+        present=file.present,
+        package=weights.package or None,
+        urls=list(weights.urls),
+        source=weights.source,
+    )
