@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import faiss
@@ -214,10 +214,7 @@ class Searcher:
         """Where to look now that the gallery has moved. Raises NotFound, Conflict."""
         self._targets.pop(target.gallery, None)
         fresh = self.target(target.gallery)
-        if (fresh.space.recipe.model, fresh.space.dimension) != (
-            target.space.recipe.model,
-            target.space.dimension,
-        ):
+        if not _comparable(fresh.space, target.space):
             raise Conflict(f"gallery {target.gallery!r} has just moved to another model; try again")
         return fresh
 
@@ -244,6 +241,13 @@ class Searcher:
         exact = all(r.exact for r in ranked)
         engine = Engine("pgvector", exact, space.version, size)
         return _found(hits, confirmed or Confirmed(space.version, {}), engine, query)
+
+
+def _comparable(a: Space, b: Space) -> bool:
+    """Whether probes made for one space can be searched in the other: only the detector may differ."""
+    return a.dimension == b.dimension and replace(a.recipe, detector="") == replace(
+        b.recipe, detector=""
+    )
 
 
 def _ask(query: Query, probes: int, people: Ids | None) -> Ask:

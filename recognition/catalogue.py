@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from recognition import registry
 from recognition.errors import UnknownName
+from recognition.registry import Models
 from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
 from recognition.weights import Weights, WeightsCache
 
@@ -54,19 +55,19 @@ class Entry:
         return all(file.present for file in self.files)
 
 
-def entries(cache: WeightsCache) -> list[Entry]:
+def entries(cache: WeightsCache, models: Models) -> list[Entry]:
     """Models, detectors and attributes, in this order."""
     specs: list[tuple[Kind, Iterable[Spec]]] = [
-        ("model", registry.MODELS.values()),
+        ("model", models.specs.values()),
         ("detector", registry.DETECTORS.values()),
         ("attribute", registry.ATTRIBUTES.values()),
     ]
     return [_entry(kind, spec, cache) for kind, some in specs for spec in some]
 
 
-def named(cache: WeightsCache, names: Sequence[str]) -> list[Entry]:
+def named(cache: WeightsCache, models: Models, names: Sequence[str]) -> list[Entry]:
     """Those of these names; a model and a detector may share one. Raises UnknownName."""
-    every = entries(cache)
+    every = entries(cache, models)
     known = tuple(dict.fromkeys(entry.name for entry in every))
     for name in names:
         if name not in known:
@@ -76,9 +77,9 @@ def named(cache: WeightsCache, names: Sequence[str]) -> list[Entry]:
 
 def weights_of(some: Iterable[Entry]) -> list[Weights]:
     """Each file once."""
-    return list({f.weights.name: f.weights for entry in some for f in entry.files}.values())
+    return list({f.path: f.weights for entry in some for f in entry.files}.values())
 
 
 def _entry(kind: Kind, spec: Spec, cache: WeightsCache) -> Entry:
-    files = tuple(File(w, cache.folder / w.name, cache.present(w)) for w in spec.weights)
+    files = tuple(File(w, cache.place(w), cache.present(w)) for w in spec.weights)
     return Entry(kind, spec, files, refused=not all(map(cache.permits, spec.weights)))

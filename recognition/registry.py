@@ -1,15 +1,20 @@
-"""Every detector, model and attribute by name. A new one is its file and one entry here."""
+"""Every detector, model and attribute by name. A new one is its file and one entry here.
+
+The built-in ones are constants; `Models` is these with the user's own, which are read when a process starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from recognition.attributes import age_gender, emotion
 from recognition.detectors import dlib as dlib_detector
 from recognition.detectors import mediapipe, mtcnn, opencv, skip
-from recognition.errors import UnknownName
+from recognition.errors import ModelUnavailable, UnknownName
+from recognition.models import buffalo_l, sface
 from recognition.models import dlib as dlib_model
 from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
 
@@ -34,16 +39,57 @@ def _by_name(*groups: Iterable[Spec]) -> Mapping[str, Spec]:
 DETECTORS: Mapping[str, DetectorSpec] = _by_name(
     opencv.SPECS, dlib_detector.SPECS, mtcnn.SPECS, mediapipe.SPECS, skip.SPECS
 )
-MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS)
+MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS, sface.SPECS, buffalo_l.SPECS)
 ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(age_gender.SPECS, emotion.SPECS)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A user's model that cannot be used, and why."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The recognition models of a process: built in, and the user's own from `folder`."""
+
+    specs: Mapping[str, ModelSpec]
+    broken: tuple[Broken, ...] = ()
+    folder: Path | None = None
+
+    def named(self, name: str) -> ModelSpec:
+        """What somebody asks for, in any case. Raises UnknownName, and ModelUnavailable for a broken one."""
+        wanted = name.strip().casefold()
+        for known, spec in self.specs.items():
+            if known.casefold() == wanted:
+                return spec
+        self._refuse_broken(wanted)
+        raise UnknownName("model", name, tuple(self.specs))
+
+    def installed(self, name: str) -> ModelSpec:
+        """What the settings or the database name: it ought to be here. Raises ModelUnavailable."""
+        if name in self.specs:
+            return self.specs[name]
+        self._refuse_broken(name.casefold())
+        where = "" if self.folder is None else f" and no file {self.folder}/*.toml describes it"
+        raise ModelUnavailable(
+            f"the model {name!r} is not here: it is not built in{where}; known: {', '.join(self.specs)}"
+        )
+
+    def _refuse_broken(self, wanted: str) -> None:
+        for broken in self.broken:
+            if broken.name.casefold() == wanted:
+                raise ModelUnavailable(f"{broken.path}: {broken.reason}")
+
+
+BUILT_IN = Models(MODELS)
 
 
 def detector(name: str) -> DetectorSpec:
     return _get(DETECTORS, "detector", name)
-
-
-def model(name: str) -> ModelSpec:
-    return _get(MODELS, "model", name)
 
 
 def attribute(name: str) -> AttributeSpec:

@@ -1,0 +1,1 @@
+"""Checks of networks and pipelines against their originals; development only."""
