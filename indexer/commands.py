@@ -616,7 +616,7 @@ def _commercial(row: dict[str, Any]) -> str:
 
 def _weights_state(row: dict[str, Any]) -> str:
     if row["broken"]:
-        return f"cannot be used: see {row['described_in']}"
+        return "cannot be used"
     if not row["files"]:
         return "built in"
     missing = [file for file in row["files"] if not file["present"]]

@@ -97,7 +97,7 @@ def to_template(face: Detection, template: Floats) -> Floats:
     """
     if face.landmarks is not None:
         points = face.landmarks.astype(np.float64)
-        known: NDArray[np.bool_] = np.isfinite(points).all(axis=1)
+        known = np.asarray(np.isfinite(points).all(axis=1), np.bool_)
         if known[:2].all() and np.ptp(points[known]) > 0:
             source, target = points[known], template[known]
             if face.mouth is not None and not known[3:].any():

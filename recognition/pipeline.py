@@ -123,6 +123,14 @@ class Recognizer:
             "reindex the gallery, or put back what was there"
         )
 
+    def usable(self, recipe: Recipe) -> bool:
+        """Whether the recipe's model is as it was."""
+        try:
+            self.spec(recipe)
+        except ModelUnavailable:
+            return False
+        return True
+
     def embedder(self, name: str) -> Embedder:
         spec = self.models.installed(name)
         return self._load("model", spec, spec.build)

@@ -100,7 +100,7 @@ async def _target(owned: Services, asked: FindRequest) -> Target | None:
     """None for a gallery that nobody was ever enrolled in. Raises NotFound, Conflict."""
     model = vision.known_model(owned.recognizer.models, asked.model_name)
     known = owned.searcher.known(asked.gallery, model)
-    if known is not None:
+    if known is not None and owned.recognizer.usable(known.space.recipe):
         return known
 
     def look() -> Target | None:

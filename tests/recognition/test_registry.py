@@ -80,7 +80,8 @@ def test_batches_do_not_change_embeddings(
     model: str, recognizer: Recognizer, images: dict[str, Rgb]
 ) -> None:
     spec = registry.MODELS[model]
-    if not all(map(recognizer.resources.weights.at_hand, spec.weights)):
+    cache = recognizer.resources.weights
+    if not all(w.package or cache.present(w) for w in spec.weights):
         pytest.skip(f"the weights of {model} are not on this machine")
     recipe = Recipe(model, "mediapipe")
     together = recognizer.represent(list(images.values()), recipe, Selection())
