@@ -118,7 +118,7 @@ def fitted_slope(values: Floats, same: Flags, threshold: float) -> float:
     """Of the logistic through 1/2 at the threshold, by maximum likelihood over a grid, of pairs with faces."""
     values, same = values[values < NOT_FOUND], same[values < NOT_FOUND]
     side = np.where(same, 1.0, -1.0) * (np.minimum(values, 2 * threshold) - threshold)
-    slopes = np.geomspace(1, 1000, 400)
+    slopes = np.geomspace(0.01, 1000, 800)
     return float(min(slopes, key=lambda slope: float(np.logaddexp(0, slope * side).sum())))
 
 

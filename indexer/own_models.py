@@ -61,8 +61,13 @@ class InputTable(_Strict):
     def _fits(self) -> InputTable:
         if self.margin and self.template != "box":
             raise ValueError('margin is only for template = "box"')
-        if self.template == "arcface" and self.size[0] != self.size[1]:
-            raise ValueError('template = "arcface" is for square inputs; give five points')
+        square = self.size[0] == self.size[1]
+        if self.template == "arcface" and not (
+            square and 0 in (self.size[0] % 112, self.size[0] % 128)
+        ):
+            raise ValueError(
+                'template = "arcface" is for squares of a multiple of 112 or 128; give five points'
+            )
         return self
 
     def input(self) -> Input:

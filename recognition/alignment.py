@@ -84,9 +84,18 @@ ARCFACE: Floats = np.array(
 """The five landmarks on the chip of 112 pixels that ArcFace and its followers train on (J. Deng et al. 2019)."""
 
 
-def arcface(side: float) -> Floats:
-    """(5, 2) pixels of ArcFace's landmarks on a square chip of another size."""
-    return (ARCFACE + 0.5) * (side / 112) - 0.5
+def arcface(side: int) -> Floats:
+    """(5, 2) pixels of ArcFace's landmarks on a larger square chip, as InsightFace places them.
+
+    Raises ValueError for a side that is no multiple of 112 or 128, for which there is no convention.
+    """
+    if side % 112 == 0:
+        return np.asarray(ARCFACE * (side / 112), np.float64)
+    if side % 128 == 0:
+        return (ARCFACE + np.array([8.0, 0.0])) * (side / 128)
+    raise ValueError(
+        f"the place of ArcFace's landmarks is not agreed on for a chip of {side} pixels"
+    )
 
 
 def to_template(face: Detection, template: Floats) -> Floats:

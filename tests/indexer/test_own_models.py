@@ -82,6 +82,7 @@ WRONG: dict[str, tuple[Callable[[str], str], str]] = {
     "a colour": (lambda s: s.replace('"rgb"', '"grey"'), "input.colour: Input should be 'rgb'"),
     "a mean of two": (lambda s: s.replace("127.5", "[1.0, 2.0]"), "input.mean: must be one number"),
     "points": (lambda s: s.replace('"arcface"', "[[1.0, 2.0]]"), "input.template: must be"),
+    "a size": (lambda s: s.replace("[112, 112]", "[96, 112]"), "input: template = "),
     "a margin": (lambda s: s.replace("layout", "margin = 0.5\nlayout"), "margin is only for"),
     "a metric": (lambda s: s.replace("cosine", "cosinus"), "thresholds"),
     "a negative threshold": (lambda s: s.replace("0.2", "-0.2"), "thresholds.cosine.value"),
@@ -123,7 +124,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     [
         (lambda s: s.replace("dimension = 64", "dimension = 128"), "the network gives 64 values"),
         (lambda s: s.replace("nchw", "nhwc"), "input: the network does not run on it"),
-        (lambda s: s.replace("[112, 112]", "[128, 128]"), "input: the network does not run on it"),
+        (lambda s: s.replace("[112, 112]", "[224, 224]"), "input: the network does not run on it"),
     ],
 )
 def test_the_graph_is_held_against_the_file(
