@@ -35,7 +35,7 @@ from recognition.weights import WeightsCache
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-NOT_FOUND = 9.0
+NOT_FOUND = float("inf")
 """Stands for the distance where no face was found: beyond every threshold."""
 
 
@@ -157,7 +157,7 @@ def measure(
     for metric in METRICS:
         values = pair_distances(rows, pairs, metric)
         spec = recognizer.spec(recipe)
-        own = spec.threshold(recipe.detector, metric, recipe.align, NOT_FOUND).value
+        own = spec.threshold(recipe.detector, metric, recipe.align, float("nan")).value
         best = best_threshold(values, same)
         results.append(
             Result(
@@ -186,7 +186,7 @@ def show(results: Sequence[Result]) -> str:
     lines += [
         f"| {r.detector} | {r.metric} | {r.found:.2%} | {r.own_threshold:.4g} | {r.own:.4f} "
         f"| {r.wrong} | {r.best_threshold:.4g} | {r.best:.4f} | {r.held_out:.4f} "
-        f"| {r.slope:.1f} | {r.ms_per_image:.1f} |"
+        f"| {r.slope:.4g} | {r.ms_per_image:.1f} |"
         for r in results
     ]
     return "\n".join(lines)

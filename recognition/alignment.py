@@ -92,7 +92,7 @@ def arcface(side: int) -> Floats:
     if side % 112 == 0:
         return np.asarray(ARCFACE * (side / 112), np.float64)
     if side % 128 == 0:
-        return (ARCFACE + np.array([8.0, 0.0])) * (side / 128)
+        return np.asarray((ARCFACE + np.array([8.0, 0.0])) * (side / 128), np.float64)
     raise ValueError(
         f"the place of ArcFace's landmarks is not agreed on for a chip of {side} pixels"
     )

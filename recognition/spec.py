@@ -128,7 +128,8 @@ class ModelSpec:
             return known
         if otherwise is None:
             raise NoThreshold(
-                f"no threshold is known of {self.name} for the metric {metric!r}; send one, or use another metric"
+                f"no threshold is known of {self.name} for the metric {metric!r} and faces aligned "
+                f"as {align!r}; send one, or ask for what one is known for"
             )
         return Threshold(metric=metric, value=otherwise, data="the request's")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,8 +53,17 @@ def spec(own: Own) -> ModelSpec:
         weights=(own.weights, LANDMARK_WEIGHTS) if aligned else (own.weights,),
         build=partial(_build, own),
         mirrored=own.mirrored,
-        thresholds={"": own.thresholds},
+        thresholds=_thresholds(own),
         described_in=own.path,
+    )
+
+
+def _thresholds(own: Own) -> Mapping[str, Thresholds]:
+    """They belong to the network's own alignment: with another, strangers come much closer."""
+    unknown: Thresholds = MappingProxyType({})
+    box = own.given.template is None and own.given.margin == 0
+    return MappingProxyType(
+        {"": own.thresholds, "/none": own.thresholds if box else unknown, "/deepface": unknown}
     )
 
 

@@ -64,6 +64,7 @@ def _model(entry: Entry, spec: ModelSpec) -> ModelView:
                 for metric, t in of_detector.items()
             }
             for detector, of_detector in spec.thresholds.items()
+            if of_detector
         },
     )
 

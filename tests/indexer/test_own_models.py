@@ -73,6 +73,14 @@ def test_thresholds_that_follow_and_one_that_does_not(tmp_path: Path) -> None:
     with pytest.raises(NoThreshold, match="euclidean"):
         spec.threshold("mtcnn", "euclidean")
     assert spec.threshold("mtcnn", "euclidean", otherwise=3.0).value == 3.0
+    for align in ("none", "deepface"):
+        with pytest.raises(NoThreshold, match=align):
+            spec.threshold("mtcnn", "cosine", align)
+    (tmp_path / "tiny.toml").write_text(
+        (tmp_path / "tiny.toml").read_text().replace('"arcface"', '"box"')
+    )
+    boxed = own_models.load(tmp_path).named("Tiny")
+    assert boxed.threshold("mtcnn", "cosine", "none").value == 0.5
 
 
 WRONG: dict[str, tuple[Callable[[str], str], str]] = {
