@@ -16,12 +16,13 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import own_models
 from indexer.settings import Settings
 from recognition import registry
 from recognition.images import ImageLimits, decode
@@ -29,12 +30,12 @@ from recognition.metrics import distances
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.runtime import Runtime
 from recognition.spec import Resources
-from recognition.types import METRICS, Embeddings, Metric
+from recognition.types import ALIGNS, METRICS, Embeddings, Metric
 from recognition.weights import WeightsCache
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-NOT_FOUND = 9.0
+NOT_FOUND = float("inf")
 """Stands for the distance where no face was found: beyond every threshold."""
 
 
@@ -117,7 +118,7 @@ def fitted_slope(values: Floats, same: Flags, threshold: float) -> float:
     """Of the logistic through 1/2 at the threshold, by maximum likelihood over a grid, of pairs with faces."""
     values, same = values[values < NOT_FOUND], same[values < NOT_FOUND]
     side = np.where(same, 1.0, -1.0) * (np.minimum(values, 2 * threshold) - threshold)
-    slopes = np.geomspace(1, 1000, 400)
+    slopes = np.geomspace(0.01, 1000, 800)
     return float(min(slopes, key=lambda slope: float(np.logaddexp(0, slope * side).sum())))
 
 
@@ -155,7 +156,8 @@ def measure(
     results = []
     for metric in METRICS:
         values = pair_distances(rows, pairs, metric)
-        own = registry.model(recipe.model).threshold(recipe.detector, metric, recipe.align).value
+        spec = recognizer.spec(recipe)
+        own = spec.threshold(recipe.detector, metric, recipe.align, float("nan")).value
         best = best_threshold(values, same)
         results.append(
             Result(
@@ -184,7 +186,7 @@ def show(results: Sequence[Result]) -> str:
     lines += [
         f"| {r.detector} | {r.metric} | {r.found:.2%} | {r.own_threshold:.4g} | {r.own:.4f} "
         f"| {r.wrong} | {r.best_threshold:.4g} | {r.best:.4f} | {r.held_out:.4f} "
-        f"| {r.slope:.1f} | {r.ms_per_image:.1f} |"
+        f"| {r.slope:.4g} | {r.ms_per_image:.1f} |"
         for r in results
     ]
     return "\n".join(lines)
@@ -196,15 +198,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="Dlib")
     parser.add_argument("--detectors", default=",".join(registry.DETECTORS))
-    parser.add_argument("--align", choices=("native", "none"), default="native")
+    parser.add_argument("--align", choices=ALIGNS, default="native")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     pairs = read_pairs(given.pairs)
-    weights = WeightsCache(Settings().weights_folder)
-    recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
+    settings = Settings()
+    weights = WeightsCache(settings.weights_folder)
+    resources = Resources(weights=weights, runtime=Runtime(threads=1))
+    recognizer = Recognizer(resources, own_models.load(settings.models_folder))
+    spec = recognizer.models.named(given.model)
     results: list[Result] = []
     for detector in given.detectors.split(","):
-        recipe = Recipe(given.model, detector, given.align)
+        recipe = replace(Recipe.usual(spec, detector), align=given.align)
         results += measure(recognizer, recipe, given.folder, pairs)
     print(f"{len(pairs)} pairs; {os.cpu_count()} cores, {platform.machine()}, one thread an image")
     print(show(results))

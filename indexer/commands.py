@@ -26,7 +26,7 @@ from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.sources import Watch
-from recognition.spec import ACTIONS
+from recognition.spec import ACTIONS, ModelSpec
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
@@ -66,11 +66,18 @@ class Tools:
         return self._database
 
     def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
-        """The gallery's own recipe, or the settings', with what was asked for. Raises LicenceRefused."""
-        base = Recipe.usual(self.settings.model, self.settings.detector)
-        if gallery is not None:
-            base = _recipe_of(self.database, gallery) or base
-        recipe = base.with_names(model, detector)
+        """The gallery's own recipe, or the settings', with what was asked for.
+
+        Raises UnknownName, ModelUnavailable, LicenceRefused.
+        """
+        models = self.recognizer.models
+        base = None if gallery is None else _recipe_of(self.database, gallery)
+        if base is None:
+            spec = models.installed(self.settings.model) if model is None else models.named(model)
+            base = Recipe.usual(spec, self.settings.detector)
+        elif model is not None:
+            base = base.with_names(models, model, None)
+        recipe = base.with_names(models, None, detector)
         self.recognizer.permit(recipe.model, recipe.detector)
         return recipe
 
@@ -168,7 +175,8 @@ def find(
     faces = _faces(tools, image, recipe, anti_spoofing)
     limit = threshold
     if limit is None:
-        limit = registry.model(recipe.model).threshold(recipe.detector, "cosine").value
+        spec = tools.recognizer.spec(recipe)
+        limit = spec.threshold(recipe.detector, "cosine", recipe.align).value
     probes = tools.recognizer.embeddings(faces, recipe)
     found = searcher.find(target, probes, Query(gallery=gallery, k=k, threshold=limit))
     results = [
@@ -217,10 +225,12 @@ def verify(
 ) -> dict[str, Any]:
     """Whether two photographs show one person: the closest pair of their faces."""
     known = _metric(metric)
+    spec = tools.recognizer.spec(recipe)
+    own = spec.threshold(recipe.detector, known, recipe.align, threshold)
     a, b = (_faces(tools, path, recipe, anti_spoofing) for path in paths)
     verdict = compare(
         tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
-        recipe, known, threshold,
+        own, threshold,
     )  # fmt: skip
     return {
         "verified": verdict.verified,
@@ -247,7 +257,7 @@ def represent(
     return {
         "results": results,
         "model": recipe.model,
-        "dimensions": registry.model(recipe.model).dimension,
+        "dimensions": tools.recognizer.spec(recipe).dimension,
     }
 
 
@@ -292,7 +302,8 @@ def extract(
 
 
 def list_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every model, detector, attribute and anti-spoofing method, with its files."""
+    """All of the catalogue with its files; then the user's models that cannot be used."""
+    models = tools.recognizer.models
     return [
         {
             "kind": entry.kind,
@@ -303,10 +314,28 @@ def list_models(tools: Tools) -> list[dict[str, Any]]:
             "refused": entry.refused,
             "available": entry.available,
             "summary": entry.spec.summary,
+            "described_in": _described_in(entry.spec),
+            "broken": None,
             "files": [_file(file) for file in entry.files],
             "alternatives": [_file(file) for file in entry.alternatives],
         }
-        for entry in catalogue.entries(tools.recognizer.resources.weights)
+        for entry in catalogue.entries(tools.recognizer.resources.weights, models)
+    ] + [
+        {
+            "kind": "model",
+            "name": broken.name,
+            "dimension": None,
+            "licence": None,
+            "non_commercial": False,
+            "refused": False,
+            "available": False,
+            "summary": broken.reason,
+            "described_in": str(broken.path),
+            "broken": broken.reason,
+            "files": [],
+            "alternatives": [],
+        }
+        for broken in models.broken
     ]
 
 
@@ -323,13 +352,15 @@ def pull_models(
     tools: Tools, names: Sequence[str], everything: bool, *, quiet: bool
 ) -> list[dict[str, Any]]:
     """Fetch the weights of the named, of all, or of what is usual. Raises UnknownName, LicenceRefused."""
-    cache = tools.recognizer.resources.weights
+    cache, models = tools.recognizer.resources.weights, tools.recognizer.models
     if names:
-        entries = catalogue.named(cache, names)
+        entries = catalogue.named(cache, models, names)
         for entry in entries:
             cache.permit((file.weights for file in entry.files), entry.name)
     else:
-        entries = catalogue.entries(cache) if everything else weights.usual(cache, tools.settings)
+        entries = weights.usual(cache, models, tools.settings)
+        if everything:
+            entries = catalogue.entries(cache, models)
     shown = progress.downloads(quiet)
     try:
         done = weights.pull(cache, catalogue.weights_of(entries), shown.show)
@@ -364,12 +395,22 @@ def pull_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every weights file: valid, wrong, unverifiable or missing."""
+    """Every weights file: valid, wrong, unverifiable or missing; and every user's model that is wrong."""
+    models = tools.recognizer.models
     return [
         {"file": checked.file.weights.name, "state": checked.state}
         | {"used_by": list(checked.used_by)}
         | {k: v for k, v in _file(checked.file).items() if k not in ("file", "present")}
-        for checked in weights.check(tools.recognizer.resources.weights)
+        for checked in weights.check(tools.recognizer.resources.weights, models)
+    ] + [
+        {
+            "file": broken.path.name,
+            "state": "wrong",
+            "used_by": [broken.name],
+            "path": str(broken.path),
+            "source": broken.reason,
+        }
+        for broken in models.broken
     ]
 
 
@@ -599,6 +640,12 @@ def _file(file: catalogue.File) -> dict[str, Any]:
     }
 
 
+def _described_in(spec: catalogue.Spec) -> str | None:
+    """The user's file, of a model that is the user's own."""
+    path = spec.described_in if isinstance(spec, ModelSpec) else None
+    return None if path is None else str(path)
+
+
 def _commercial(row: dict[str, Any]) -> str:
     if row["non_commercial"]:
         return "forbidden; refused by the settings" if row["refused"] else "forbidden"
@@ -606,6 +653,8 @@ def _commercial(row: dict[str, Any]) -> str:
 
 
 def _weights_state(row: dict[str, Any]) -> str:
+    if row["broken"]:
+        return "cannot be used"
     if not row["files"]:
         return "built in"
     if row["available"]:

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=default_home,
-        description="folder of the embedded database, the weights and the logs",
+        description="folder of the embedded database, the weights, models of your own and the logs",
     )
     database_url: str = Field("", description="a Postgres with pgvector; empty: the embedded one")
     postgres_user: str = Field(
@@ -77,3 +77,8 @@ class Settings(BaseSettings):
     @property
     def weights_folder(self) -> Path:
         return self.home / "weights"
+
+    @property
+    def models_folder(self) -> Path:
+        """Of the user's own models."""
+        return self.home / "models"

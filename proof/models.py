@@ -90,7 +90,7 @@ def _subjects(cache: WeightsCache, photos: Sequence[Path]) -> list[Subject]:
         seen = [deepface.crop(image, face, size) for image, face in zip(images, faces, strict=True)]
         return seen + [(255 * wave).round().astype(np.uint8) for wave in models_seeded.waves(*size)]
 
-    models = [registry.model(name) for name in MODELS]
+    models = [registry.MODELS[name] for name in MODELS]
     found = [Subject(spec.name, spec, crops(spec.input_size)) for spec in models]
     attributes = [(name, registry.attribute(ours)) for name, ours in ATTRIBUTES.items()]
     return found + [Subject(name, spec, crops((224, 224))) for name, spec in attributes]

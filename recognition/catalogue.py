@@ -9,6 +9,7 @@ from typing import Literal
 
 from recognition import registry
 from recognition.errors import UnknownName
+from recognition.registry import Models
 from recognition.spec import ModelSpec, Spec, alternatives, available
 from recognition.weights import Weights, WeightsCache
 
@@ -53,10 +54,10 @@ class Entry:
         return any(file.weights.non_commercial for file in self.files)
 
 
-def entries(cache: WeightsCache) -> list[Entry]:
+def entries(cache: WeightsCache, models: Models) -> list[Entry]:
     """Models, detectors, attributes and anti-spoofing methods, in this order."""
     specs: list[tuple[Kind, Iterable[Spec]]] = [
-        ("model", registry.MODELS.values()),
+        ("model", models.specs.values()),
         ("detector", registry.DETECTORS.values()),
         ("attribute", registry.ATTRIBUTES.values()),
         ("anti-spoofing", registry.ANTI_SPOOFING.values()),
@@ -64,9 +65,9 @@ def entries(cache: WeightsCache) -> list[Entry]:
     return [_entry(kind, spec, cache) for kind, some in specs for spec in some]
 
 
-def named(cache: WeightsCache, names: Sequence[str]) -> list[Entry]:
+def named(cache: WeightsCache, models: Models, names: Sequence[str]) -> list[Entry]:
     """Those of these names; a model and a detector may share one. Raises UnknownName."""
-    every = entries(cache)
+    every = entries(cache, models)
     known = tuple(dict.fromkeys(entry.name for entry in every))
     for name in names:
         if name not in known:
@@ -76,7 +77,7 @@ def named(cache: WeightsCache, names: Sequence[str]) -> list[Entry]:
 
 def weights_of(some: Iterable[Entry]) -> list[Weights]:
     """Each file once."""
-    return list({f.weights.name: f.weights for entry in some for f in entry.files}.values())
+    return list({f.path: f.weights for entry in some for f in entry.files}.values())
 
 
 def _entry(kind: Kind, spec: Spec, cache: WeightsCache) -> Entry:
@@ -91,4 +92,4 @@ def _entry(kind: Kind, spec: Spec, cache: WeightsCache) -> Entry:
 
 
 def _files(some: Iterable[Weights], cache: WeightsCache) -> tuple[File, ...]:
-    return tuple(File(w, cache.folder / w.name, cache.present(w)) for w in some)
+    return tuple(File(w, cache.place(w), cache.present(w)) for w in some)

@@ -39,10 +39,11 @@ def border(image: Rgb) -> tuple[Rgb, tuple[int, int]]:
 def moved(face: Detection, x: float, y: float) -> Detection:
     """The detection in an image whose corner lies at -x, -y of the former one's."""
     box = replace(face.box, x=face.box.x + x, y=face.box.y + y)
-    if face.landmarks is None:
-        return replace(face, box=box)
-    shifted: Points = (face.landmarks + np.array([x, y])).astype(np.float32)
-    return replace(face, box=box, landmarks=shifted)
+    mouth = None if face.mouth is None else (face.mouth[0] + x, face.mouth[1] + y)
+    shifted: Points | None = None
+    if face.landmarks is not None:
+        shifted = (face.landmarks + np.array([x, y])).astype(np.float32)
+    return replace(face, box=box, landmarks=shifted, mouth=mouth)
 
 
 def crop(image: Rgb, face: Detection, size: tuple[int, int]) -> Rgb:

@@ -39,6 +39,14 @@ class WeightsMissing(RecognitionError):
     """A weights file is neither in the cache nor to be had; the message says what to put where."""
 
 
+class ModelUnavailable(RecognitionError):
+    """A model that the settings, the database or a user's file names cannot be used; the message names the file."""
+
+
+class NoThreshold(RecognitionError):
+    """Nobody has chosen a threshold for that metric; the caller has to bring one."""
+
+
 class LicenceRefused(RecognitionError):
     """The licence of the weights forbids commercial use, and the settings refuse such weights."""
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition import antispoofing, deepface, registry
-from recognition.errors import CannotJudge, SpoofDetected, WeightsMissing
+from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
+from recognition.registry import Models
 from recognition.spec import (
     ACTIONS,
     Action,
@@ -42,6 +43,9 @@ from recognition.types import (
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
 
+MOST_VERSIONS = 2**31
+"""What the database's column holds."""
+
 NO_BOX = (
     "anti_spoofing needs to know where the face is, and the detector {name!r} does not look for it"
 )
@@ -51,6 +55,11 @@ SPOOF = (
 )
 
 T = TypeVar("T")
+
+
+def space_version(spec: ModelSpec) -> int:
+    """Differs for every version of the pipeline and of the model; the latter is a hash where the model is a user's."""
+    return (PIPELINE_VERSION + 1009 * (spec.version - 1)) % MOST_VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +73,21 @@ class Recipe:
     version: int = PIPELINE_VERSION
 
     @classmethod
-    def usual(cls, model: str, detector: str) -> Recipe:
+    def usual(cls, spec: ModelSpec, detector: str) -> Recipe:
         """With the alignment that the model's thresholds belong to. Raises UnknownName."""
-        spec = registry.model(model)
-        return cls(spec.name, registry.detector(detector).name, spec.default_align)
+        name = registry.detector(detector).name
+        return cls(spec.name, name, spec.default_align, version=space_version(spec))
 
-    def with_names(self, model: str | None, detector: str | None) -> Recipe:
-        """With another detector; with another model its own alignment too. Raises UnknownName."""
+    def with_names(self, models: Models, model: str | None, detector: str | None) -> Recipe:
+        """As of now; with another detector; with another model its own alignment too.
+
+        Raises UnknownName, ModelUnavailable.
+        """
         found = registry.detector(detector or self.detector).name
-        if model is None or registry.model(model).name == self.model:
-            return replace(self, detector=found, version=PIPELINE_VERSION)
-        return Recipe.usual(model, found)
+        spec = models.installed(self.model) if model is None else models.named(model)
+        if spec.name == self.model:
+            return replace(self, detector=found, version=space_version(spec))
+        return Recipe.usual(spec, found)
 
     def __str__(self) -> str:
         return f"{self.model} + {self.detector} (align {self.align}, {self.normalization})"
@@ -100,9 +113,15 @@ class Face:
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
 
-    def __init__(self, resources: Resources, attributes: Collection = "packaged") -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        models: Models = registry.BUILT_IN,
+        attributes: Collection = "packaged",
+    ) -> None:
         """`attributes`: whose networks answer where several do the same."""
         self._resources = resources
+        self.models = models
         self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
@@ -118,8 +137,29 @@ class Recognizer:
             return self._load("as deepface", spec, spec.as_deepface)
         return self._load("detector", spec, spec.build)
 
+    def spec(self, recipe: Recipe) -> ModelSpec:
+        """The recipe's model, as it was when the recipe's embeddings were made. Raises ModelUnavailable."""
+        spec = self.models.installed(recipe.model)
+        if recipe.version == space_version(spec):
+            return spec
+        what = "its input, its weights or the pipeline has"
+        if spec.described_in is not None:
+            what = f"what {spec.described_in} describes, or the pipeline, has"
+        raise ModelUnavailable(
+            f"{recipe.model} is no longer what these embeddings were made with: {what} changed; "
+            "reindex the gallery, or put back what was there"
+        )
+
+    def usable(self, recipe: Recipe) -> bool:
+        """Whether the recipe's model is as it was."""
+        try:
+            self.spec(recipe)
+        except ModelUnavailable:
+            return False
+        return True
+
     def embedder(self, name: str) -> Embedder:
-        spec = registry.model(name)
+        spec = self.models.installed(name)
         return self._load("model", spec, spec.build)
 
     def attribute(self, action: Action) -> Attribute:
@@ -134,7 +174,7 @@ class Recognizer:
     def permit(self, model: str | None, detector: str | None) -> None:
         """Raises LicenceRefused if the licence of either is not accepted."""
         if model is not None:
-            self._resources.weights.permit(registry.model(model).weights, model)
+            self._resources.weights.permit(self.models.installed(model).weights, model)
         if detector is not None:
             self._resources.weights.permit(registry.detector(detector).weights, detector)
 
@@ -190,14 +230,14 @@ class Recognizer:
 
     def crop(self, image: Rgb, face: Detection, recipe: Recipe) -> Rgb:
         """The network's input for one face."""
-        return self.embedder(recipe.model).crop(image, face, recipe.align)
+        return self.embedder(self.spec(recipe).name).crop(image, face, recipe.align)
 
     def embed(self, crops: Sequence[Rgb], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32; n may be 0. The mean with the mirror image's where the spec says so."""
-        spec = registry.model(recipe.model)
+        spec = self.spec(recipe)
         if not crops:
             return np.zeros((0, spec.dimension), np.float32)
-        embedder = self.embedder(recipe.model)
+        embedder = self.embedder(spec.name)
         if not spec.mirrored or recipe.align == "deepface":
             return embedder.embed(crops, recipe.align, recipe.normalization)
         both = [*crops, *(crop[:, ::-1] for crop in crops)]
@@ -206,7 +246,7 @@ class Recognizer:
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32 of faces that have theirs; n may be 0."""
-        empty = np.zeros((0, registry.model(recipe.model).dimension), np.float32)
+        empty = np.zeros((0, self.models.installed(recipe.model).dimension), np.float32)
         return np.stack([face.embedding for face in faces]) if faces else empty
 
     def analyze(
@@ -264,7 +304,7 @@ class Recognizer:
         predictor = self._once(
             ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
         )
-        return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+        return replace(face, landmarks=predictor.eyes_and_nose(image, face))
 
     def _usual(self, action: Action) -> bool:
         spec, weights = registry.for_action(action, self._collection), self._resources.weights

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import acos, pi, sin, sqrt
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from recognition.errors import NoThreshold
 from recognition.runtime import Runtime
 from recognition.types import (
     Align,
@@ -47,6 +50,37 @@ class Threshold:
 Thresholds = Mapping[Metric, Threshold]
 
 
+def completed(known: Thresholds) -> Thresholds:
+    """With those of cosine, euclidean_l2 and angular that follow from another one: they order pairs alike."""
+    every = dict(known)
+    alike: tuple[Metric, ...] = ("cosine", "euclidean_l2", "angular")
+    origin = next((known[metric] for metric in alike if metric in known), None)
+    if origin is None:
+        return MappingProxyType(every)
+    angle = _angle(origin)
+    # Distance by metric, and how it grows with the angle between the embeddings.
+    metrics: tuple[tuple[Metric, float, float], ...] = (
+        ("cosine", 2 * sin(angle / 2) ** 2, sin(angle)),
+        ("euclidean_l2", 2 * sin(angle / 2), sqrt(1 - sin(angle / 2) ** 2)),
+        ("angular", angle / pi, 1 / pi),
+    )
+    growth = {metric: grows for metric, _, grows in metrics}
+    for metric, value, grows in metrics:
+        slope = origin.slope and origin.slope * growth[origin.metric] / max(grows, 1e-9)
+        data = f"{origin.data}; follows from {origin.metric}"
+        follows = replace(origin, metric=metric, value=value, slope=slope, data=data)
+        every.setdefault(metric, follows)
+    return MappingProxyType(every)
+
+
+def _angle(threshold: Threshold) -> float:
+    """Radians between embeddings at that distance."""
+    if threshold.metric == "angular":
+        return pi * min(1.0, threshold.value)
+    share = threshold.value if threshold.metric == "cosine" else threshold.value**2 / 2
+    return acos(max(-1.0, 1.0 - share))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSpec:
     name: str
@@ -74,6 +108,7 @@ class ModelSpec:
     dimension: int
     input_size: tuple[int, int]
     version: int
+    """Part of every space: raise it when the same face would get another embedding."""
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Embedder]
     alternatives: tuple[Weights, ...] = ()
@@ -85,12 +120,31 @@ class ModelSpec:
     normalizations: tuple[Normalization, ...] = ("base",)
     """What can be asked for with `align` deepface; everything else gives a network what it was trained on."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=lambda: MappingProxyType({}))
+    described_in: Path | None = None
+    """The user's file that it comes from; None: it is built in."""
 
-    def threshold(self, detector: str, metric: Metric, align: Align = "native") -> Threshold:
-        for key in (f"{detector}/{align}", f"/{align}", detector):
+    def threshold(
+        self,
+        detector: str,
+        metric: Metric,
+        align: Align = "native",
+        otherwise: float | None = None,
+    ) -> Threshold:
+        """`otherwise`: the caller's own, for when nobody has chosen one. Raises NoThreshold."""
+        for key in (f"{detector}/{align}", f"/{align}", detector, ""):
             if key in self.thresholds:
-                return self.thresholds[key][metric]
-        return self.thresholds[""][metric]
+                known = self.thresholds[key].get(metric)
+                break
+        else:
+            known = None
+        if known is not None:
+            return known
+        if otherwise is None:
+            raise NoThreshold(
+                f"no threshold is known of {self.name} for the metric {metric!r} and faces aligned "
+                f"as {align!r}; send one, or ask for what one is known for"
+            )
+        return Threshold(metric=metric, value=otherwise, data="the request's")
 
 
 Action = Literal["age", "gender", "race", "emotion"]

@@ -52,11 +52,15 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detection:
-    """One face found in an image. `score` is in 0..1; `landmarks` is None where a detector has none."""
+    """One face found in an image. `score` is in 0..1; `landmarks` is None where a detector has none.
+
+    `mouth` is the mouth's centre, where a detector knows that and not the corners.
+    """
 
     box: Box
     score: float
     landmarks: Points | None = None
+    mouth: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

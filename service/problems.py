@@ -48,6 +48,8 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         vision.CannotJudge: Problem(422, "unsupported-option", "The option cannot be used here"),
         vision.UnknownName: Problem(422, "unknown-name", "There is nothing of that name"),
         vision.WeightsMissing: Problem(503, "weights-missing", "Model weights are missing", 60),
+        vision.ModelUnavailable: Problem(503, "model-unavailable", "The model cannot be used", 60),
+        vision.NoThreshold: Problem(422, "no-threshold", "There is no threshold for that metric"),
         vision.LicenceRefused: Problem(403, "licence-refused", "The licence is not accepted"),
         vision.BadWeights: Problem(503, "bad-weights", "Model weights are damaged", 60),
         vision.RecognitionError: Problem(500, "recognition-failed", "Recognition failed"),

@@ -581,6 +581,7 @@ class ComponentView(BaseModel):
 class ModelView(ComponentView):
     dimension: int
     input_size: tuple[int, int]
+    described_in: str | None = Field(description="the file of a model of your own")
     thresholds: dict[str, dict[str, ThresholdView]] = Field(description="by detector, by metric")
 
 
@@ -597,11 +598,18 @@ class AntiSpoofingView(ComponentView):
     pass
 
 
+class BrokenModel(BaseModel):
+    name: str
+    file: str
+    reason: str
+
+
 class ModelList(BaseModel):
     models: list[ModelView]
     detectors: list[DetectorView]
     attributes: list[AttributeView]
     anti_spoofing: list[AntiSpoofingView]
+    broken: list[BrokenModel] = Field(description="models of your own that cannot be used, and why")
 
 
 class Health(BaseModel):

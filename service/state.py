@@ -64,7 +64,9 @@ class Services:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.usual(self.settings.model, self.settings.detector)
+        """Of the settings. Raises ModelUnavailable, UnknownName."""
+        spec = self.recognizer.models.installed(self.settings.model)
+        return Recipe.usual(spec, self.settings.detector)
 
 
 async def prepare_database(services: Services) -> None:
@@ -137,6 +139,6 @@ def _prepare(database: Database) -> None:
 def _warm(recognizer: Recognizer, recipe: Recipe) -> None:
     """Run each network once: the first run is the slow one."""
     recognizer.warm(recipe)
-    height, width = registry.model(recipe.model).input_size
+    height, width = recognizer.spec(recipe).input_size
     recognizer.detect([np.zeros((240, 240, 3), np.uint8)], recipe.detector, Selection())
     recognizer.embed([np.zeros((height, width, 3), np.uint8)], recipe)

@@ -16,6 +16,7 @@ from recognition.errors import (
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.quality import quality
+from recognition.registry import Models
 from recognition.spec import ACTIONS, Action
 from recognition.types import Align, Attributes, Authenticity, Box, Detection, Rgb
 from service.errors import UnsupportedOption
@@ -60,10 +61,12 @@ class Detected:
     """None where it was not asked for."""
 
 
-def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None) -> Plan:
-    """Raises UnknownName, UnsupportedOption. With `base` only the detector can be chosen."""
-    recipe = _recipe(options, settings, base)
-    known = registry.model(recipe.model).normalizations
+def plan(
+    options: Options, settings: ServiceSettings, models: Models, base: Recipe | None = None
+) -> Plan:
+    """Raises UnknownName, UnsupportedOption, ModelUnavailable. With `base` only the detector can be chosen."""
+    recipe = _recipe(options, settings, models, base)
+    known = models.installed(recipe.model).normalizations
     if recipe.normalization not in (known if recipe.align == "deepface" else ("base",)):
         raise UnsupportedOption(
             f"normalization {recipe.normalization!r} is of no use to {recipe.model} aligned as "
@@ -79,15 +82,18 @@ def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None
     )
 
 
-def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) -> Recipe:
+def _recipe(
+    options: Options, settings: ServiceSettings, models: Models, base: Recipe | None
+) -> Recipe:
     detector = known_detector(options.detector_backend)
     if base is None:
-        model = known_model(options.model_name)
-        usual = Recipe.usual(model or settings.model, detector or settings.detector)
-        align = _aligned(options.align, usual)
+        asked_for = options.model_name
+        spec = models.installed(settings.model) if asked_for is None else models.named(asked_for)
+        usual = Recipe.usual(spec, detector or settings.detector)
+        align = _aligned(options.align, usual, models)
         return replace(usual, align=align, normalization=options.normalization)
     asked = options.model_fields_set
-    if "align" in asked and _aligned(options.align, base) != base.align:
+    if "align" in asked and _aligned(options.align, base, models) != base.align:
         raise UnsupportedOption(
             f"the gallery's faces are aligned as {base.align!r}; leave align out to search it"
         )
@@ -98,19 +104,19 @@ def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) ->
     return replace(base, detector=detector or base.detector)
 
 
-def _aligned(align: bool | Align, recipe: Recipe) -> Align:
+def _aligned(align: bool | Align, recipe: Recipe, models: Models) -> Align:
     """`True` is the recipe's own alignment, or its model's if that is none."""
     if align is False:
         return "none"
     if align is True:
-        own = registry.model(recipe.model).default_align
+        own = models.installed(recipe.model).default_align
         return own if recipe.align == "none" else recipe.align
     return align
 
 
-def known_model(name: str | None) -> str | None:
-    """The registry's spelling; raises UnknownName."""
-    return _known("model", name, tuple(registry.MODELS))
+def known_model(models: Models, name: str | None) -> str | None:
+    """The registry's spelling; raises UnknownName, ModelUnavailable."""
+    return None if name is None else models.named(name).name
 
 
 def known_detector(name: str | None) -> str | None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from recognition import catalogue
 from recognition.catalogue import Entry, File
+from recognition.registry import Models
 from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec
 from recognition.weights import WeightsCache
 from service.deps import Owned
@@ -16,6 +17,7 @@ from service.routes.responses import problems
 from service.schemas import (
     AntiSpoofingView,
     AttributeView,
+    BrokenModel,
     DetectorView,
     ModelList,
     ModelView,
@@ -29,11 +31,12 @@ router = APIRouter(tags=["models"], responses=problems(401, 500))
 @router.get("/models")
 async def models(owned: Owned) -> ModelList:
     """Every model, detector, attribute and anti-spoofing method, and where their weights are or come from."""
-    return await anyio.to_thread.run_sync(_list, owned.recognizer.resources.weights)
+    recognizer = owned.recognizer
+    return await anyio.to_thread.run_sync(_list, recognizer.resources.weights, recognizer.models)
 
 
-def _list(cache: WeightsCache) -> ModelList:
-    every = catalogue.entries(cache)
+def _list(cache: WeightsCache, models: Models) -> ModelList:
+    every = catalogue.entries(cache, models)
     return ModelList(
         models=[_model(e, e.spec) for e in every if isinstance(e.spec, ModelSpec)],
         detectors=[
@@ -49,6 +52,7 @@ def _list(cache: WeightsCache) -> ModelList:
         anti_spoofing=[
             AntiSpoofingView(**_common(e)) for e in every if isinstance(e.spec, AntiSpoofingSpec)
         ],
+        broken=[BrokenModel(name=b.name, file=str(b.path), reason=b.reason) for b in models.broken],
     )
 
 
@@ -57,12 +61,14 @@ def _model(entry: Entry, spec: ModelSpec) -> ModelView:
         **_common(entry),
         dimension=spec.dimension,
         input_size=spec.input_size,
+        described_in=None if spec.described_in is None else str(spec.described_in),
         thresholds={
             detector or "default": {
                 metric: ThresholdView(value=t.value, data=t.data, accuracy=t.accuracy)
                 for metric, t in of_detector.items()
             }
             for detector, of_detector in spec.thresholds.items()
+            if of_detector
         },
     )
 

@@ -130,7 +130,7 @@ def test_the_vectors_are_those_of_deepface(fake: Fake) -> None:
         attribute = registry.attribute("emotion_deepface").build(fake.resources)
         rows = np.array([values(a) for a in attribute.predict(waves((224, 224)))])
     else:
-        spec = registry.model(fake.name)
+        spec = registry.MODELS[fake.name]
         rows = spec.build(fake.resources).embed(waves(spec.input_size), "deepface", "base")
         assert rows.shape == (2, spec.dimension)
     expected = np.array(CANONICAL[fake.name]["waves"])
@@ -142,7 +142,7 @@ def test_the_vectors_are_those_of_deepface(fake: Fake) -> None:
 
 @pytest.mark.parametrize("fake", SMALL[:-1], indirect=True)
 def test_the_batch_does_not_matter(fake: Fake) -> None:
-    spec = registry.model(fake.name)
+    spec = registry.MODELS[fake.name]
     embedder = spec.build(fake.resources)
     crops = waves(spec.input_size)
     alone = np.concatenate([embedder.embed([crop], "native", "base") for crop in crops])
@@ -218,7 +218,7 @@ def test_who_serves_imports_neither_keras_nor_tensorflow(fake: Fake) -> None:
 def test_the_published_graph_comes_first(tmp_path: Path) -> None:
     graph(tmp_path / "deepid_weights.onnx", (55, 47, 3), 160)
     (tmp_path / "deepid_keras_weights.h5").write_bytes(b"never looked at")
-    embedder = registry.model("DeepID").build(resources_at(tmp_path))
+    embedder = registry.MODELS["DeepID"].build(resources_at(tmp_path))
     white = np.full((55, 47, 3), 255, np.uint8)
     rows = embedder.embed([white, white], "deepface", "base")
     assert rows == pytest.approx(np.full((2, 160), 55 * 47 * 3))
@@ -227,7 +227,7 @@ def test_the_published_graph_comes_first(tmp_path: Path) -> None:
 def test_a_graph_with_another_input_is_refused(tmp_path: Path) -> None:
     graph(tmp_path / "deepid_weights.onnx", (47, 55, 3), 160)
     with pytest.raises(BadWeights, match="not \\(n, height, width, channels\\)"):
-        registry.model("DeepID").build(resources_at(tmp_path))
+        registry.MODELS["DeepID"].build(resources_at(tmp_path))
 
 
 def test_a_graph_for_one_face_at_a_time_gets_them_so(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_without_keras_the_error_says_what_to_do(
     monkeypatch.setenv("PYTHONPATH", str(hidden))
     save(tmp_path / "deepid_keras_weights.h5", layers("DeepID"), models_seeded.Seeds("DeepID"))
     with pytest.raises(WeightsMissing) as error:
-        registry.model("DeepID").build(resources_at(tmp_path))
+        registry.MODELS["DeepID"].build(resources_at(tmp_path))
     text = str(error.value)
     for part in ("facesearch[keras]", "deepid_weights.onnx", str(tmp_path), "No module named"):
         assert part in text
@@ -281,7 +281,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, change: Any, sai
     path = tmp_path / "deepid_keras_weights.h5"
     save(path, change(layers("DeepID")), models_seeded.Seeds("DeepID"))
     with pytest.raises(BadWeights, match=said):
-        registry.model("DeepID").build(resources_at(tmp_path))
+        registry.MODELS["DeepID"].build(resources_at(tmp_path))
 
 
 def test_other_weights_are_another_graph(tmp_path: Path) -> None:
