@@ -297,7 +297,7 @@ def test_other_weights_are_another_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fake", ["Emotion"], indirect=True)
 def test_a_setting_chooses_between_networks_for_one_action(fake: Fake) -> None:
-    chosen = Recognizer(fake.resources, "deepface")
+    chosen = Recognizer(fake.resources, attributes="deepface")
     (found,) = chosen.attribute("emotion").predict(waves((224, 224))[:1])
     assert values(found) == pytest.approx(CANONICAL["Emotion"]["waves"][0], abs=1e-4)
     assert registry.for_action("emotion", "packaged").name == "emotion"
@@ -316,7 +316,7 @@ def test_race_and_age_of_probabilities(tmp_path: Path) -> None:
     """Of graphs that answer alike for all: shares by class, and years by their expectation."""
     graph(tmp_path / "race_model_single_batch.onnx", (224, 224, 3), 6)
     graph(tmp_path / "age_model_weights.onnx", (224, 224, 3), 101)
-    recognizer, crops = Recognizer(resources_at(tmp_path), "deepface"), waves((224, 224))
+    recognizer, crops = Recognizer(resources_at(tmp_path), attributes="deepface"), waves((224, 224))
     (first, _) = recognizer.attribute("race").predict(crops)
     assert list(first.race or {}) == list(attributes.RACES)
     assert list((first.race or {}).values()) == pytest.approx([100 / 6] * 6)
