@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -28,20 +30,63 @@ PIP_TIMEOUT_S = 900
 RETRY_S = 60.0
 
 
+Archive = Literal["", "bz2", "zip"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """One file: its name in the cache, its hash, its licence, and the package member that holds it."""
+    """One file: its name in the cache, its hash, its licence, and where it is published: in a package, at addresses."""
 
     name: str
-    sha256: str
+    sha256: str | None
+    """Of the file as it lies in the cache; None: published without a hash that is known."""
     licence: str
     origin: str
-    package: str
-    """A pinned requirement, such as `mtcnn==1.0.0`."""
-    member: str
+    urls: tuple[str, ...] = ()
+    """Mirrors, the best one first."""
+    package: str = ""
+    """A pinned requirement, such as `mtcnn==1.0.0`; empty: no package has the file."""
+    member: str = ""
     """The end of the member's path inside the package's archive."""
     sdist: bool = False
     """Whether only the package's source archive has it."""
+    non_commercial: bool = False
+    """Whether the licence forbids commercial use."""
+    size: int | None = None
+    """Bytes of the file as it lies in the cache, where known."""
+    archive: Archive = ""
+    """How the addresses publish it: as it is, compressed, or as a member of a ZIP file."""
+    archive_member: str = ""
+    """The end of the member's path inside the ZIP file; empty: `name`."""
+    archive_sha256: str | None = None
+    """Of the compressed file, where known."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: a spec that cannot be right is a bug."""
+        if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
+            raise ValueError(f"{self.name!r} is not the name of a file")
+        if not self.package and not self.urls:
+            raise ValueError(f"{self.name} is published nowhere")
+        if self.package and not (self.member and self.sha256):
+            raise ValueError(f"{self.name} needs its place in {self.package}, and its sha256")
+        for url in self.urls:
+            check_address(url)
+
+    @property
+    def source(self) -> str:
+        """Where it is published, in words."""
+        packaged = [f"{self.member} of the Python package {self.package}"] if self.package else []
+        inside = f" (in it, {self.archive_member or self.name})" if self.archive == "zip" else ""
+        inside = " (bzip2)" if self.archive == "bz2" else inside
+        return " or ".join([*packaged, *(url + inside for url in self.urls)])
+
+
+def check_address(url: str) -> None:
+    """Raises ValueError unless `url` is https, or http of this machine."""
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+        raise ValueError(f"{url!r} is not an https address")
 
 
 class WeightsCache:
@@ -72,7 +117,10 @@ class WeightsCache:
 
     def valid(self, weights: Weights) -> bool:
         """Whether the file is there and has the right hash."""
-        return self.present(weights) and _sha256(self.folder / weights.name) == weights.sha256
+        return self.present(weights) and weights.sha256 in (
+            None,
+            _sha256(self.folder / weights.name),
+        )
 
     def derived(
         self, name: str, sources: Sequence[Weights], convert: Callable[[Sequence[Path]], bytes]
@@ -95,15 +143,17 @@ class WeightsCache:
 
     def _check(self, weights: Weights) -> None:
         path = self.folder / weights.name
-        if _sha256(path) != weights.sha256:
+        if weights.sha256 is not None and _sha256(path) != weights.sha256:
             raise BadWeights(
                 f"{path} does not have the sha256 {weights.sha256} that {weights.name} must have; "
-                f"remove it, or put the right file there ({weights.member} of {weights.package})"
+                f"remove it, or put the right file there ({weights.source})"
             )
 
     def _fetch(self, wanted: Sequence[Weights]) -> None:
         by_package: dict[str, list[Weights]] = defaultdict(list)
         for weights in wanted:
+            if not weights.package:
+                raise WeightsMissing(self._advice([weights], "it is in no Python package"))
             by_package[weights.package].append(weights)
         for package, members in by_package.items():
             if not self.download:
@@ -141,10 +191,7 @@ class WeightsCache:
         return WeightsMissing(self._advice(members, why))
 
     def _advice(self, members: Iterable[Weights], why: str) -> str:
-        files = "; ".join(
-            f"{w.name} ({w.member} of the Python package {w.package}, sha256 {w.sha256})"
-            for w in members
-        )
+        files = "; ".join(f"{w.name} ({w.source}, sha256 {w.sha256 or 'unknown'})" for w in members)
         return (
             f"weights are missing and could not be fetched ({why}). Put into {self.folder}: {files}"
         )

@@ -537,7 +537,7 @@ class JobList(BaseModel):
 
 class WeightsView(BaseModel):
     file: str
-    sha256: str
+    sha256: str | None = Field(description="null: published without one that is known")
     licence: str
     present: bool
     source: str = Field(description="where it comes from")

@@ -91,7 +91,7 @@ def _weights(weights: Sequence[Weights], cache: WeightsCache) -> list[WeightsVie
             sha256=w.sha256,
             licence=w.licence,
             present=cache.present(w),
-            source=f"{w.member} of the Python package {w.package}",
+            source=w.source,
         )
         for w in weights
     ]
