@@ -18,6 +18,13 @@ class Resources:
     weights: WeightsCache
     runtime: Runtime
 
+    def held(self, *choices: tuple[Weights, ...]) -> tuple[Weights, ...]:
+        """The first choice of which all files are in the cache; the first of all if none is."""
+        for choice in choices:
+            if all(self.weights.present(weights) for weights in choice):
+                return choice
+        return choices[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
