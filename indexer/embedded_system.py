@@ -10,6 +10,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,17 @@ PARALLEL_BUILD_BYTES = 2**30  # shared memory of a parallel index build, with ro
 
 # The caller's PGPORT, PGDATA, PGOPTIONS and the like must not reach the server.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+BECOME = f"""\
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setresgid(*[int(gid)] * 3)
+os.setresuid(*[int(uid)] * 3)
+os.execve(command[0], command, {ENVIRONMENT!r})
+"""
+"""Run by an interpreter of its own. To become another user, subprocess itself would fork, and a fork waits for the
+threads of numpy's BLAS: for ever, if another thread is multiplying just then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +58,9 @@ class Account:
     def run(
         self, command: Sequence[str | Path], text: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """The finished program, its output and errors captured together. OSError: not executable."""
+        """The finished program, its output and errors captured together; not executable: an OSError, or a failure."""
         return subprocess.run(
-            command,
+            self._becoming(command),
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -58,9 +70,6 @@ class Account:
             cwd="/",
             env=ENVIRONMENT,
             umask=0o077,
-            user=self.uid if self.switch else None,
-            group=self.gid if self.switch else None,
-            extra_groups=[] if self.switch else None,
         )
 
     def spawn(
@@ -68,7 +77,7 @@ class Account:
     ) -> subprocess.Popen[bytes]:
         """A program that outlives us, in its own session, with one more open file."""
         return subprocess.Popen(
-            command,
+            self._becoming(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -77,10 +86,13 @@ class Account:
             cwd="/",
             env=ENVIRONMENT,
             umask=0o077,
-            user=self.uid if self.switch else None,
-            group=self.gid if self.switch else None,
-            extra_groups=[] if self.switch else None,
         )
+
+    def _becoming(self, command: Sequence[str | Path]) -> list[str | Path]:
+        """The command, which begins with a full path, as this account."""
+        if not self.switch:
+            return list(command)
+        return [sys.executable, "-I", "-S", "-c", BECOME, str(self.uid), str(self.gid), *command]
 
 
 def account_for(user: str, data: Path) -> Account:

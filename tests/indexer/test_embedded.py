@@ -590,3 +590,37 @@ def test_processes_are_listed_alike_without_proc() -> None:
             assert listed[other.pid] == dict(processes())[other.pid].strip() == "sleep 61.25"
         finally:
             other.kill()
+
+
+MULTIPLYING = """
+import os, pwd, threading
+import numpy as np
+from indexer.embedded_system import Account, account_for
+from pathlib import Path
+
+def multiply():
+    some = np.ones((600, 600))
+    while True:
+        some @ some
+
+for _ in range(4):
+    threading.Thread(target=multiply, daemon=True).start()
+account = account_for("", Path("/nonexistent"))
+for _ in range(30):
+    done = account.run(["/bin/sh", "-c", "id -u"])
+    assert done.stdout.strip() == str(account.uid), done
+print("done", flush=True)
+os._exit(0)
+"""
+
+
+def test_programs_start_while_other_threads_multiply() -> None:
+    """A fork would wait for the threads of numpy's BLAS, and hold the supervisor's lock for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", MULTIPLYING],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
