@@ -40,18 +40,20 @@ def overlap(a: Floats, b: Floats, over: Literal["union", "smaller"] = "union") -
     return out
 
 
-def nms(boxes: Floats, scores: Floats, iou: float) -> Indices:
+def nms(
+    boxes: Floats, scores: Floats, iou: float, over: Literal["union", "smaller"] = "union"
+) -> Indices:
     """Greedy non-maximum suppression: indices of the kept boxes, best score first.
 
-    A box goes when its IoU with a kept, better one is above `iou`. Of equal scores the earlier row counts as better.
-    Work is O(n * kept): callers cap n.
+    A box goes when its `overlap` with a kept, better one is above `iou`. Of equal scores the earlier row counts as
+    better. Work is O(n * kept): callers cap n.
     """
     left = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     while left.size:
         best, left = left[0], left[1:]
         kept.append(int(best))
-        left = left[overlap(boxes[best : best + 1], boxes[left])[0] <= iou]
+        left = left[overlap(boxes[best : best + 1], boxes[left], over)[0] <= iou]
     return np.array(kept, dtype=np.intp)
 
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from recognition.attributes import age_gender, emotion
+from recognition.detectors import centerface, fastmtcnn, mediapipe, mtcnn, opencv, skip, ssd, yunet
 from recognition.detectors import dlib as dlib_detector
-from recognition.detectors import mediapipe, mtcnn, opencv, skip
 from recognition.errors import UnknownName
 from recognition.models import dlib as dlib_model
 from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
@@ -32,7 +32,15 @@ def _by_name(*groups: Iterable[Spec]) -> Mapping[str, Spec]:
 
 
 DETECTORS: Mapping[str, DetectorSpec] = _by_name(
-    opencv.SPECS, dlib_detector.SPECS, mtcnn.SPECS, mediapipe.SPECS, skip.SPECS
+    opencv.SPECS,
+    ssd.SPECS,
+    dlib_detector.SPECS,
+    mtcnn.SPECS,
+    fastmtcnn.SPECS,
+    mediapipe.SPECS,
+    yunet.SPECS,
+    centerface.SPECS,
+    skip.SPECS,
 )
 MODELS: Mapping[str, ModelSpec] = _by_name(dlib_model.SPECS)
 ATTRIBUTES: Mapping[str, AttributeSpec] = _by_name(age_gender.SPECS, emotion.SPECS)
