@@ -194,11 +194,14 @@ def best(found: Candidates, iou: float, most: int, *, narrow: bool = False) -> I
 
 
 def best_of_pieces(found: Candidates, limit: float) -> Indices:
-    """Rows of each image, best first, without those of which the smaller lies by `limit` in a better one's box."""
+    """Rows of each image, best first, without those of which the smaller lies by `limit` in a better one's box.
+
+    Scores of faces are often equal to the last bit; then the later row counts as better, as in the reference.
+    """
     grown = found.boxes + np.array([0, 0, 1, 1], np.float32)
     rows = []
     for owner in np.unique(found.owners):
-        own = np.flatnonzero(found.owners == owner)
+        own = np.flatnonzero(found.owners == owner)[::-1]
         rows.append(own[geometry.nms(grown[own], found.scores[own], limit, over="smaller")])
     return np.concatenate([np.zeros(0, np.intp), *rows])
 
