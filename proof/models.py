@@ -196,7 +196,7 @@ def _face(area: Mapping[str, Any]) -> Detection:
 
 def _file(subject: Subject, scratch: Path, backend: str) -> Path:
     spec = subject.spec
-    weights = spec.weights[0] if backend == "pytorch" else spec.alternatives[0]
+    weights = spec.weights[0] if backend == "pytorch" else spec.alternatives[0][0]
     return environment.weights(scratch) / weights.name
 
 

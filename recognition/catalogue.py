@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ class Entry:
     spec: Spec
     files: tuple[File, ...]
     alternatives: tuple[File, ...]
-    """Each does as well as all of `files`."""
+    """Of sets that do as well as `files`."""
     available: bool
     """Whether all of `files` are here, or one of the alternatives."""
     refused: bool
@@ -85,7 +86,7 @@ def _entry(kind: Kind, spec: Spec, cache: WeightsCache) -> Entry:
         kind,
         spec,
         _files(spec.weights, cache),
-        _files(alternatives(spec), cache),
+        _files(chain.from_iterable(alternatives(spec)), cache),
         available=available(spec, cache),
         refused=not all(map(cache.permits, spec.weights)),
     )

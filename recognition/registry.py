@@ -13,8 +13,19 @@ from typing import Protocol, TypeVar
 from recognition import antispoofing
 from recognition.attributes import age_gender, emotion
 from recognition.attributes import deepface as deepface_attributes
+from recognition.detectors import (
+    centerface,
+    fastmtcnn,
+    mediapipe,
+    mtcnn,
+    opencv,
+    retinaface,
+    skip,
+    ssd,
+    yolo,
+    yunet,
+)
 from recognition.detectors import dlib as dlib_detector
-from recognition.detectors import mediapipe, mtcnn, opencv, retinaface, skip, yolo
 from recognition.errors import ModelUnavailable, UnknownName
 from recognition.models import (
     arcface,
@@ -57,11 +68,15 @@ def _by_name(*groups: Iterable[Spec]) -> Mapping[str, Spec]:
 
 DETECTORS: Mapping[str, DetectorSpec] = _by_name(
     opencv.SPECS,
+    ssd.SPECS,
     dlib_detector.SPECS,
     mtcnn.SPECS,
+    fastmtcnn.SPECS,
     mediapipe.SPECS,
     retinaface.SPECS,
     yolo.SPECS,
+    yunet.SPECS,
+    centerface.SPECS,
     skip.SPECS,
 )
 MODELS: Mapping[str, ModelSpec] = _by_name(

@@ -30,6 +30,13 @@ class Resources:
     weights: WeightsCache
     runtime: Runtime
 
+    def held(self, *choices: tuple[Weights, ...]) -> tuple[Weights, ...]:
+        """The first choice of which all files are in the cache; the first of all if none is."""
+        for choice in choices:
+            if all(self.weights.present(weights) for weights in choice):
+                return choice
+        return choices[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
@@ -90,8 +97,8 @@ class DetectorSpec:
     landmarks: bool
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Detector]
-    alternatives: tuple[Weights, ...] = ()
-    """Each of them does as well as `weights`."""
+    alternatives: tuple[tuple[Weights, ...], ...] = ()
+    """Sets of files that do as well as `weights`."""
     as_deepface: Callable[[Resources], Detector] | None = None
     """The same detector with DeepFace's settings, where those differ: for `align` deepface."""
 
@@ -111,8 +118,8 @@ class ModelSpec:
     """Part of every space: raise it when the same face would get another embedding."""
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Embedder]
-    alternatives: tuple[Weights, ...] = ()
-    """Each of them does as well as `weights`."""
+    alternatives: tuple[tuple[Weights, ...], ...] = ()
+    """Sets of files that do as well as `weights`."""
     mirrored: bool = False
     """Whether the embedding is the mean of the face's and of its mirror image's; never with `align` deepface."""
     default_align: Align = "native"
@@ -168,8 +175,8 @@ class AttributeSpec:
     weights: tuple[Weights, ...]
     build: Callable[[Resources], Attribute]
     collection: Collection = "packaged"
-    alternatives: tuple[Weights, ...] = ()
-    """Each of them does as well as `weights`."""
+    alternatives: tuple[tuple[Weights, ...], ...] = ()
+    """Sets of files that do as well as `weights`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +192,11 @@ class AntiSpoofingSpec:
 Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec
 
 
-def alternatives(spec: Spec) -> tuple[Weights, ...]:
-    """Each of them does as well as all of the spec's `weights`."""
+def alternatives(spec: Spec) -> tuple[tuple[Weights, ...], ...]:
+    """Sets of files that do as well as the spec's `weights`."""
     return () if isinstance(spec, AntiSpoofingSpec) else spec.alternatives
 
 
 def available(spec: Spec, cache: WeightsCache) -> bool:
-    """Whether all of its files are there, or one that does as well."""
-    return all(map(cache.present, spec.weights)) or any(map(cache.present, alternatives(spec)))
+    """Whether all files of it are there, or of an alternative."""
+    return any(all(map(cache.present, files)) for files in (spec.weights, *alternatives(spec)))

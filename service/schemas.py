@@ -575,7 +575,7 @@ class ComponentView(BaseModel):
     refused: bool = Field(description="whether the settings refuse it for that")
     available: bool = Field(description="whether all weights are there, or an alternative")
     weights: list[WeightsView]
-    alternatives: list[WeightsView] = Field(description="each does as well as all of the weights")
+    alternatives: list[WeightsView] = Field(description="files that do as well")
 
 
 class ModelView(ComponentView):

@@ -183,7 +183,7 @@ SPECS: tuple[AttributeSpec, ...] = (
         licence=AGE.onnx.licence,
         classes=(),
         weights=(AGE.onnx,),
-        alternatives=(AGE.keras,),
+        alternatives=((AGE.keras,),),
         build=_build_age,
     ),
     _spec(
@@ -193,7 +193,7 @@ SPECS: tuple[AttributeSpec, ...] = (
         licence=GENDER.onnx.licence,
         classes=GENDERS,
         weights=(GENDER.onnx,),
-        alternatives=(GENDER.keras,),
+        alternatives=((GENDER.keras,),),
         build=_build_gender,
     ),
     _spec(
@@ -203,7 +203,7 @@ SPECS: tuple[AttributeSpec, ...] = (
         licence=RACE.onnx.licence,
         classes=RACES,
         weights=(RACE.onnx,),
-        alternatives=(RACE.keras,),
+        alternatives=((RACE.keras,),),
         build=_build_race,
     ),
     _spec(
@@ -213,7 +213,7 @@ SPECS: tuple[AttributeSpec, ...] = (
         licence=EMOTION.onnx.licence,
         classes=EMOTIONS,
         weights=(EMOTION.onnx,),
-        alternatives=(EMOTION.keras,),
+        alternatives=((EMOTION.keras,),),
         build=_build_emotion,
     ),
 )

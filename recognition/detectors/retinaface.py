@@ -181,7 +181,7 @@ SPECS: tuple[DetectorSpec, ...] = (
         origin=_ORIGIN,
         landmarks=True,
         weights=(KERAS,),
-        alternatives=(ONNX,),
+        alternatives=((ONNX,),),
         build=_build,
     ),
 )

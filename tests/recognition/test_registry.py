@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_specs_are_complete() -> None:
         assert spec.licence
         assert spec.origin
         assert spec.summary
-        for weights in spec.weights + alternatives(spec):
+        for weights in chain(spec.weights, *alternatives(spec)):
             assert weights.sha256 is None or len(weights.sha256) == 64
             assert "==" in weights.package or weights.urls
     for model in registry.MODELS.values():
