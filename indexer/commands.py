@@ -26,7 +26,7 @@ from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.sources import Watch
-from recognition.spec import ACTIONS, ModelSpec
+from recognition.spec import ACTIONS, ModelSpec, Spec
 from recognition.types import METRICS, Detection, Metric, Rgb
 from recognition.verification import compare
 
@@ -640,7 +640,7 @@ def _file(file: catalogue.File) -> dict[str, Any]:
     }
 
 
-def _described_in(spec: catalogue.Spec) -> str | None:
+def _described_in(spec: Spec) -> str | None:
     """The user's file, of a model that is the user's own."""
     path = spec.described_in if isinstance(spec, ModelSpec) else None
     return None if path is None else str(path)
