@@ -15,8 +15,8 @@ import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ from indexer.settings import Settings
 from indexer.worker import recognizer
 from recognition import registry
 from recognition.pipeline import Recipe, Recognizer
-from recognition.types import METRICS, Metric
+from recognition.protocol import Ints
+from recognition.spec import Spec, alternatives
+from recognition.types import ALIGNS, METRICS, Embeddings, Metric
+from recognition.weights import WeightsCache
 
 PAGE = ROOT / "docs" / "accuracy.md"
 DIRECT: tuple[Metric, ...] = ("cosine", "euclidean")
@@ -62,19 +65,31 @@ class Bench:
         say(f"{recipe} over {len(labelled.files):,} files")
         return Evaluator(self.recognizer, self.settings).look(labelled, recipe, Silent())
 
+    def measured(
+        self, labelled: Labelled, recipe: Recipe, seen: list[Seen], metrics: Sequence[Metric]
+    ) -> Evaluation:
+        spec = self.recognizer.spec(recipe)
+        return evaluate.measured(labelled, spec, recipe, seen, metrics, Silent())
+
+
+def here(spec: Spec, cache: WeightsCache) -> bool:
+    """Whether its weights may be used and are in the cache or in packages."""
+    return any(
+        all(cache.permits(w) and (w.package or cache.present(w)) for w in files)
+        for files in (spec.weights, *alternatives(spec))
+    )
+
 
 def recipes(bench: Bench, models: str, detectors: str) -> Iterator[Recipe]:
     """Each model with each detector that was asked for, whose weights are here or come from packages."""
     cache = bench.recognizer.resources.weights
-    for model, spec in registry.MODELS.items():
+    for model, spec in bench.recognizer.models.specs.items():
         for detector, finder in registry.DETECTORS.items():
-            weights = [*spec.weights, *finder.weights]
             asked = (not models or model in models.split(",")) and (
                 detector in detectors.split(",") if detectors else detector != "skip"
             )
-            here = all(cache.permits(w) and (w.package or cache.present(w)) for w in weights)
-            if asked and here:
-                yield Recipe.usual(model, detector)
+            if asked and here(spec, cache) and here(finder, cache):
+                yield Recipe.usual(spec, detector)
 
 
 def measure(bench: Bench, recipe: Recipe, pairs: Labelled, tree: Labelled) -> None:
@@ -85,34 +100,39 @@ def measure(bench: Bench, recipe: Recipe, pairs: Labelled, tree: Labelled) -> No
     seen = bench.look(tree, recipe)
     by_file = dict(zip(tree.files, seen, strict=True))
     of_pairs = [by_file[file] for file in pairs.files]
-    keep(evaluate.measured(pairs, recipe, of_pairs, METRICS, Silent()), places[0])
-    keep(evaluate.measured(tree, recipe, seen, DIRECT, Silent()), places[1])
+    keep(bench.measured(pairs, recipe, of_pairs, METRICS), places[0])
+    keep(bench.measured(tree, recipe, seen, DIRECT), places[1])
 
 
 def beside(bench: Bench, pairs: Labelled, scratch: Path) -> None:
     """DeepFace, and facesearch with the same detectors in both ways, and with the default one."""
-    usual = Recipe.usual("Dlib", bench.settings.detector)
+    spec = registry.MODELS["Dlib"]
     ours = [
-        usual,
-        *(Recipe("Dlib", d, align) for d in COMPARED for align in ("native", "deepface")),
+        Recipe.usual(spec, bench.settings.detector),
+        *(
+            replace(Recipe.usual(spec, detector), align=align)
+            for detector in COMPARED
+            for align in ALIGNS
+            if align != "none"
+        ),
     ]
     for recipe in ours:
         place = bench.place(BESIDE, "facesearch", recipe)
         if not bench.done(place):
             seen = bench.look(pairs, recipe)
-            keep(evaluate.measured(pairs, recipe, seen, METRICS, Silent()), place)
+            keep(bench.measured(pairs, recipe, seen, METRICS), place)
     for detector in COMPARED:
-        recipe = Recipe("Dlib", detector, "deepface")
+        recipe = replace(Recipe.usual(spec, detector), align="deepface")
         place = bench.place(BESIDE, "DeepFace", recipe)
         if not bench.done(place):
             weights = bench.recognizer.resources.weights
             told = np.load(deepface_env.embed(scratch, weights, detector, pairs.root, pairs.files))
             seen = theirs(told["rows"], told["counts"])
-            found = evaluate.measured(pairs, recipe, seen, METRICS, Silent())
+            found = bench.measured(pairs, recipe, seen, METRICS)
             keep(found, place, deepface_ms=1000 * float(np.median(told["seconds"])))
 
 
-def theirs(rows: evaluate.Embeddings, counts: evaluate.Ints) -> list[Seen]:
+def theirs(rows: Embeddings, counts: Ints) -> list[Seen]:
     """DeepFace's embeddings by file; its stages are not told apart."""
     parts = np.split(rows, np.cumsum(counts)[:-1])
     return [Seen(part, None if len(part) else evaluate.NO_FACE, NOTHING) for part in parts]

@@ -82,7 +82,7 @@ def summary(detector: str, found: Sequence[Measured | None], labelled: Labelled)
     """One row of the table; `found` by file."""
     seen = np.array([m is not None for m in found])
     counted = seen[labelled.pairs].all(axis=1)
-    pairs, dimension = labelled.pairs[counted], registry.model("Dlib").dimension
+    pairs, dimension = labelled.pairs[counted], registry.MODELS["Dlib"].dimension
     rows = np.concatenate([np.zeros((1, dimension)) if m is None else m.row for m in found])
     trials = Trials(
         paired(rows[pairs[:, 0]], rows[pairs[:, 1]], METRIC),

@@ -25,11 +25,12 @@ def look(verification: Any, path: str, detector: str) -> list[list[float]]:  # n
     """The embeddings of all faces; none where DeepFace says that there is no face."""
     errors = importlib.import_module("deepface.modules.exceptions")
     try:
-        return vars(verification)["__extract_faces_and_embeddings"](
+        found: list[list[float]] = vars(verification)["__extract_faces_and_embeddings"](
             path, model_name=MODEL, detector_backend=detector
         )[0]
     except (errors.FaceNotDetected, errors.ImgNotFound):
         return []
+    return found
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ from indexer.store.images import encode_copy
 from recognition.pipeline import Recipe
 
 GALLERY = "bench"
-GIBIBYTE = 2**30
 
 
 class _RoomyPostgres(EmbeddedPostgres):

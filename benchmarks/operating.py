@@ -13,6 +13,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import own_models
 from indexer.cache.ask import Ask, search
 from indexer.cache.base import BaseWriter, Mark
 from indexer.cache.rows import Ids
@@ -24,7 +25,6 @@ from indexer.store import galleries, spaces, vectors
 from indexer.store.engine import Database
 from indexer.store.search import Scoring
 from indexer.store.vectors import Owners
-from recognition import registry
 from recognition.metrics import normalise
 from recognition.types import Embeddings
 
@@ -47,7 +47,8 @@ def read(gallery: str) -> tuple[Owners, Embeddings, float]:
         vectors.each(connection, space, take)
     mine = owned.galleries == held.id
     chosen = Owners(owned.faces[mine], owned.galleries[mine], owned.people[mine])
-    own = registry.model(space.recipe.model).threshold(space.recipe.detector, "cosine")
+    models = own_models.load(Settings().models_folder)
+    own = models.installed(space.recipe.model).threshold(space.recipe.detector, "cosine")
     return chosen, np.stack([found[face] for face in chosen.faces.tolist()]), own.value
 
 

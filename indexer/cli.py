@@ -19,6 +19,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 gallery_option = click.option("--gallery", default="default", show_default=True)
 model_option = click.option("--model", help="Recognition model; see `facesearch models list`.")
 detector_option = click.option("--detector", help="Face detector; see `facesearch models list`.")
+anti_spoofing_option = click.option(
+    "--anti-spoofing", is_flag=True, help="Refuse faces that look like a picture of a face."
+)
 max_delete_option = click.option(
     "--max-delete",
     type=click.FloatRange(0, 100),
@@ -162,13 +165,17 @@ def reindex(
 @gallery_option
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="People per face.")
 @click.option("--threshold", type=float, help="Largest distance shown.")
+@anti_spoofing_option
 @as_json
 @reported
-def find(image: Path, gallery: str, k: int, threshold: float | None, as_json: bool) -> None:
+def find(
+    image: Path, gallery: str, k: int, threshold: float | None, anti_spoofing: bool, as_json: bool
+) -> None:
     """Who is in IMAGE?"""
     from indexer import commands
 
-    result = commands.find(commands.Tools.open(quiet=as_json), image, gallery, k, threshold)
+    tools = commands.Tools.open(quiet=as_json)
+    result = commands.find(tools, image, gallery, k, threshold, anti_spoofing)
     show(result, as_json, commands.match_rows(result))
 
 
@@ -179,6 +186,7 @@ def find(image: Path, gallery: str, k: int, threshold: float | None, as_json: bo
 @detector_option
 @click.option("--metric", default="cosine", show_default=True)
 @click.option("--threshold", type=float)
+@anti_spoofing_option
 @as_json
 @reported
 def verify(
@@ -188,6 +196,7 @@ def verify(
     detector: str | None,
     metric: str,
     threshold: float | None,
+    anti_spoofing: bool,
     as_json: bool,
 ) -> None:
     """Do A and B show the same person?"""
@@ -195,7 +204,7 @@ def verify(
 
     tools = commands.Tools.without_database(quiet=as_json)
     recipe = tools.recipe(None, model, detector)
-    show(commands.verify(tools, (a, b), recipe, metric, threshold), as_json)
+    show(commands.verify(tools, (a, b), recipe, metric, threshold, anti_spoofing), as_json)
 
 
 @main.command()
@@ -244,41 +253,50 @@ def evaluate(
 @click.argument("image", type=IMAGE)
 @model_option
 @detector_option
+@anti_spoofing_option
 @as_json
 @reported
-def represent(image: Path, model: str | None, detector: str | None, as_json: bool) -> None:
+def represent(
+    image: Path, model: str | None, detector: str | None, anti_spoofing: bool, as_json: bool
+) -> None:
     """The embedding of every face in IMAGE."""
     from indexer import commands
 
     tools = commands.Tools.without_database(quiet=as_json)
-    show(commands.represent(tools, image, tools.recipe(None, model, detector)), as_json)
+    recipe = tools.recipe(None, model, detector)
+    show(commands.represent(tools, image, recipe, anti_spoofing), as_json)
 
 
 @main.command()
 @click.argument("image", type=IMAGE)
 @detector_option
-@click.option("--actions", default="", help="Comma-separated; all by default.")
+@click.option("--actions", default="", help="Comma-separated: age, gender, emotion, race.")
+@anti_spoofing_option
 @as_json
 @reported
-def analyze(image: Path, detector: str | None, actions: str, as_json: bool) -> None:
-    """Age, gender and emotion of every face in IMAGE."""
+def analyze(
+    image: Path, detector: str | None, actions: str, anti_spoofing: bool, as_json: bool
+) -> None:
+    """Age, gender and emotion of every face in IMAGE, and race where its weights are."""
     from indexer import commands
 
     tools = commands.Tools.without_database(quiet=as_json)
     names = [name.strip() for name in actions.split(",") if name.strip()]
-    show(commands.analyze(tools, image, detector, names), as_json)
+    show(commands.analyze(tools, image, detector, names, anti_spoofing), as_json)
 
 
 @main.command()
 @click.argument("image", type=IMAGE)
 @detector_option
+@click.option("--anti-spoofing", is_flag=True, help="Also tell whether each face looks live.")
 @as_json
 @reported
-def extract(image: Path, detector: str | None, as_json: bool) -> None:
+def extract(image: Path, detector: str | None, anti_spoofing: bool, as_json: bool) -> None:
     """Where the faces in IMAGE are."""
     from indexer import commands
 
-    show(commands.extract(commands.Tools.without_database(quiet=as_json), image, detector), as_json)
+    tools = commands.Tools.without_database(quiet=as_json)
+    show(commands.extract(tools, image, detector, anti_spoofing), as_json)
 
 
 @main.group()

@@ -28,6 +28,7 @@ from recognition.images import ImageLimits, decode, suffixes
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.sources import Watch
+from recognition.spec import ACTIONS, ModelSpec, Spec
 from recognition.types import METRICS, Align, Detection, Metric, Rgb
 from recognition.verification import compare
 
@@ -83,11 +84,18 @@ class Tools:
         return self._database
 
     def recipe(self, gallery: str | None, model: str | None, detector: str | None) -> Recipe:
-        """The gallery's own recipe, or the settings', with what was asked for. Raises LicenceRefused."""
-        base = Recipe.usual(self.settings.model, self.settings.detector)
-        if gallery is not None:
-            base = _recipe_of(self.database, gallery) or base
-        recipe = base.with_names(model, detector)
+        """The gallery's own recipe, or the settings', with what was asked for.
+
+        Raises UnknownName, ModelUnavailable, LicenceRefused.
+        """
+        models = self.recognizer.models
+        base = None if gallery is None else _recipe_of(self.database, gallery)
+        if base is None:
+            spec = models.installed(self.settings.model) if model is None else models.named(model)
+            base = Recipe.usual(spec, self.settings.detector)
+        elif model is not None:
+            base = base.with_names(models, model, None)
+        recipe = base.with_names(models, None, detector)
         self.recognizer.permit(recipe.model, recipe.detector)
         return recipe
 
@@ -171,16 +179,22 @@ def gallery_names(tools: Tools) -> list[str]:
 
 
 def find(
-    tools: Tools, image: Path, gallery: str, k: int, threshold: float | None
+    tools: Tools,
+    image: Path,
+    gallery: str,
+    k: int,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Per face of the image, the nearest people."""
     searcher = Searcher(tools.database, None)
     target = searcher.target(gallery)
     recipe = target.space.recipe
-    faces = _faces(tools, image, recipe)
+    faces = _faces(tools, image, recipe, anti_spoofing)
     limit = threshold
     if limit is None:
-        limit = registry.model(recipe.model).threshold(recipe.detector, "cosine").value
+        spec = tools.recognizer.spec(recipe)
+        limit = spec.threshold(recipe.detector, "cosine", recipe.align).value
     probes = tools.recognizer.embeddings(faces, recipe)
     found = searcher.find(target, probes, Query(gallery=gallery, k=k, threshold=limit))
     results = [
@@ -220,16 +234,22 @@ def match_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def verify(
-    tools: Tools, paths: tuple[Path, Path], recipe: Recipe, metric: str, threshold: float | None
+    tools: Tools,
+    paths: tuple[Path, Path],
+    recipe: Recipe,
+    metric: str,
+    threshold: float | None,
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Whether two photographs show one person: the closest pair of their faces."""
     known = _metric(metric)
-    a, b = (_faces(tools, path, recipe) for path in paths)
+    spec = tools.recognizer.spec(recipe)
+    own = spec.threshold(recipe.detector, known, recipe.align, threshold)
+    a, b = (_faces(tools, path, recipe, anti_spoofing) for path in paths)
     verdict = compare(
         tools.recognizer.embeddings(a, recipe), tools.recognizer.embeddings(b, recipe),
-        recipe, known, threshold,
+        own, threshold,
     )  # fmt: skip
-    own = registry.model(recipe.model).threshold(recipe.detector, known, recipe.align)
     return {
         "verified": verdict.verified,
         "distance": verdict.distance,
@@ -268,25 +288,37 @@ def evaluate(tools: Tools, asked: Asked, recipe: Recipe, *, quiet: bool) -> dict
         raise CannotWrite(f"{asked.output} cannot be written: {error.strerror}") from error
 
 
-def represent(tools: Tools, image: Path, recipe: Recipe) -> dict[str, Any]:
+def represent(
+    tools: Tools, image: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> dict[str, Any]:
     results = [
         {**_area(face.detection), "embedding": [float(v) for v in face.embedding]}
-        for face in _faces(tools, image, recipe)
+        for face in _faces(tools, image, recipe, anti_spoofing)
     ]
     return {
         "results": results,
         "model": recipe.model,
-        "dimensions": registry.model(recipe.model).dimension,
+        "dimensions": tools.recognizer.spec(recipe).dimension,
     }
 
 
 def analyze(
-    tools: Tools, image: Path, detector: str | None, actions: Sequence[str]
+    tools: Tools,
+    image: Path,
+    detector: str | None,
+    actions: Sequence[str],
+    anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     pixels = tools.image(image)
-    faces = _detections(tools, image, pixels, detector)
-    names = list(actions) or list(tools.recognizer.attributes() or registry.ATTRIBUTES)
-    found = tools.recognizer.analyze(pixels, faces, names)
+    for action in actions:
+        if action not in ACTIONS:
+            raise UnknownName("attribute", action, ACTIONS)
+    chosen = [action for action in ACTIONS if action in actions]
+    known = _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, known, str(image))
+    found = tools.recognizer.analyze(pixels, faces, chosen or tools.recognizer.usual_actions())
     return {
         "results": [
             {**_area(face), **{k: v for k, v in asdict(attributes).items() if v is not None}}
@@ -295,13 +327,24 @@ def analyze(
     }
 
 
-def extract(tools: Tools, image: Path, detector: str | None) -> dict[str, Any]:
-    faces = _detections(tools, image, tools.image(image), detector)
-    return {"results": [_area(face) for face in faces]}
+def extract(
+    tools: Tools, image: Path, detector: str | None, anti_spoofing: bool = False
+) -> dict[str, Any]:
+    pixels, known = tools.image(image), _detector(tools, detector)
+    faces = _detections(tools, image, pixels, known)
+    results = [_area(face) for face in faces]
+    if anti_spoofing:
+        (found,) = tools.recognizer.judge([pixels], [faces], known)
+        results = [
+            {**area, "is_real": verdict.is_real, "antispoof_score": round(verdict.score, 6)}
+            for area, verdict in zip(results, found, strict=True)
+        ]
+    return {"results": results}
 
 
 def list_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every model, detector and attribute, with its files."""
+    """All of the catalogue with its files; then the user's models that cannot be used."""
+    models = tools.recognizer.models
     return [
         {
             "kind": entry.kind,
@@ -312,9 +355,28 @@ def list_models(tools: Tools) -> list[dict[str, Any]]:
             "refused": entry.refused,
             "available": entry.available,
             "summary": entry.spec.summary,
+            "described_in": _described_in(entry.spec),
+            "broken": None,
             "files": [_file(file) for file in entry.files],
+            "alternatives": [_file(file) for file in entry.alternatives],
         }
-        for entry in catalogue.entries(tools.recognizer.resources.weights)
+        for entry in catalogue.entries(tools.recognizer.resources.weights, models)
+    ] + [
+        {
+            "kind": "model",
+            "name": broken.name,
+            "dimension": None,
+            "licence": None,
+            "non_commercial": False,
+            "refused": False,
+            "available": False,
+            "summary": broken.reason,
+            "described_in": str(broken.path),
+            "broken": broken.reason,
+            "files": [],
+            "alternatives": [],
+        }
+        for broken in models.broken
     ]
 
 
@@ -331,13 +393,15 @@ def pull_models(
     tools: Tools, names: Sequence[str], everything: bool, *, quiet: bool
 ) -> list[dict[str, Any]]:
     """Fetch the weights of the named, of all, or of what is usual. Raises UnknownName, LicenceRefused."""
-    cache = tools.recognizer.resources.weights
+    cache, models = tools.recognizer.resources.weights, tools.recognizer.models
     if names:
-        entries = catalogue.named(cache, names)
+        entries = catalogue.named(cache, models, names)
         for entry in entries:
             cache.permit((file.weights for file in entry.files), entry.name)
     else:
-        entries = catalogue.entries(cache) if everything else weights.usual(cache, tools.settings)
+        entries = weights.usual(cache, models, tools.settings)
+        if everything:
+            entries = catalogue.entries(cache, models)
     shown = progress.downloads(quiet)
     try:
         done = weights.pull(cache, catalogue.weights_of(entries), shown.show)
@@ -372,12 +436,22 @@ def pull_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_models(tools: Tools) -> list[dict[str, Any]]:
-    """Every weights file: valid, wrong, unverifiable or missing."""
+    """Every weights file: valid, wrong, unverifiable or missing; and every user's model that is wrong."""
+    models = tools.recognizer.models
     return [
         {"file": checked.file.weights.name, "state": checked.state}
         | {"used_by": list(checked.used_by)}
         | {k: v for k, v in _file(checked.file).items() if k not in ("file", "present")}
-        for checked in weights.check(tools.recognizer.resources.weights)
+        for checked in weights.check(tools.recognizer.resources.weights, models)
+    ] + [
+        {
+            "file": broken.path.name,
+            "state": "wrong",
+            "used_by": [broken.name],
+            "path": str(broken.path),
+            "source": broken.reason,
+        }
+        for broken in models.broken
     ]
 
 
@@ -555,18 +629,24 @@ def _summary(gallery: str, run: Run) -> dict[str, Any]:
     return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
 
 
-def _faces(tools: Tools, path: Path, recipe: Recipe) -> tuple[Face, ...]:
-    faces = tools.recognizer.represent([tools.image(path)], recipe, Selection())[0]
+def _faces(
+    tools: Tools, path: Path, recipe: Recipe, anti_spoofing: bool = False
+) -> tuple[Face, ...]:
+    pixels = tools.image(path)
+    (faces,) = tools.recognizer.locate([pixels], recipe, Selection())
     if not faces:
         raise NoFace(f"no face found in {path}")
-    return faces
+    if anti_spoofing:
+        tools.recognizer.refuse_spoofs(pixels, faces, recipe.detector, str(path))
+    return tools.recognizer.describe([pixels], [faces], recipe)[0]
 
 
-def _detections(
-    tools: Tools, path: Path, pixels: Rgb, detector: str | None
-) -> tuple[Detection, ...]:
-    name = registry.detector(detector or tools.settings.detector).name
-    faces = tools.recognizer.detect([pixels], name, Selection())[0]
+def _detector(tools: Tools, name: str | None) -> str:
+    return registry.detector(name or tools.settings.detector).name
+
+
+def _detections(tools: Tools, path: Path, pixels: Rgb, detector: str) -> tuple[Detection, ...]:
+    faces = tools.recognizer.detect([pixels], detector, Selection())[0]
     if not faces:
         raise NoFace(f"no face found in {path}")
     return faces
@@ -601,6 +681,12 @@ def _file(file: catalogue.File) -> dict[str, Any]:
     }
 
 
+def _described_in(spec: Spec) -> str | None:
+    """The user's file, of a model that is the user's own."""
+    path = spec.described_in if isinstance(spec, ModelSpec) else None
+    return None if path is None else str(path)
+
+
 def _commercial(row: dict[str, Any]) -> str:
     if row["non_commercial"]:
         return "forbidden; refused by the settings" if row["refused"] else "forbidden"
@@ -608,11 +694,13 @@ def _commercial(row: dict[str, Any]) -> str:
 
 
 def _weights_state(row: dict[str, Any]) -> str:
+    if row["broken"]:
+        return "cannot be used"
     if not row["files"]:
         return "built in"
-    missing = [file for file in row["files"] if not file["present"]]
-    if not missing:
+    if row["available"]:
         return "here"
+    missing = [file for file in row["files"] if not file["present"]]
     if all(file["package"] for file in missing):
         return f"fetched when needed ({missing[0]['package']})"
     return f"`facesearch models pull {row['name']}`"

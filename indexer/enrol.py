@@ -7,7 +7,7 @@ Pixels are turned into faces outside any transaction (`Extractor`); rows are wri
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -68,7 +68,7 @@ class Extractor:
     """Files to faces, in every space that a gallery needs."""
 
     def __init__(self, recognizer: Recognizer, settings: Settings) -> None:
-        self._recognizer = recognizer
+        self.recognizer = recognizer
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         self._selection = Selection(max_faces=settings.enrol_max_faces)
 
@@ -83,7 +83,7 @@ class Extractor:
                 sha256, len(data), "unreadable", str(error), None, None, {}, too_large=large
             )
         faces = {
-            space.id: self._recognizer.represent([image], space.recipe, self._selection)[0]
+            space.id: self.recognizer.represent([image], space.recipe, self._selection)[0]
             for space in targets
         }
         found = bool(targets) and bool(faces[targets[0].id])
@@ -98,7 +98,7 @@ class Enroller:
     def __init__(self, database: Database, extractor: Extractor, settings: Settings) -> None:
         self._database = database
         self._extractor = extractor
-        self._default = Recipe.usual(settings.model, settings.detector)
+        self._settings = settings
         self._keep = settings.keep_uploads
 
     def enrol(self, gallery: str, identity: str, files: Sequence[bytes]) -> Enrolment:
@@ -109,12 +109,19 @@ class Enroller:
         """
         galleries.clean_name(identity, "an identity")
         for _ in range(RETRIES):
-            targets = prepare_gallery(self._database, gallery, self._default)
+            targets = prepare_gallery(
+                self._database, self._extractor.recognizer, gallery, self._default
+            )
             extracted = [self._extract(data, targets) for data in files]
             done = self._store(gallery, identity, extracted, targets)
             if done is not None:
                 return done
         raise Conflict(f"gallery {gallery!r} keeps changing its model; try again")
+
+    def _default(self) -> Recipe:
+        """Of a gallery that is still empty. Raises ModelUnavailable."""
+        models = self._extractor.recognizer.models
+        return Recipe.usual(models.installed(self._settings.model), self._settings.detector)
 
     def _extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
         extracted = self._extractor.extract(data, targets)
@@ -179,7 +186,9 @@ def _owner(connection: WriteConnection, gallery: Gallery, identity: str) -> int:
     return identity_id
 
 
-def prepare_gallery(database: Database, gallery: str, default: Recipe) -> tuple[Space, ...]:
+def prepare_gallery(
+    database: Database, recognizer: Recognizer, gallery: str, default: Callable[[], Recipe]
+) -> tuple[Space, ...]:
     """The spaces that a new face of the gallery goes to; an empty gallery gets the default recipe's.
 
     Raises NotFound.
@@ -188,10 +197,12 @@ def prepare_gallery(database: Database, gallery: str, default: Recipe) -> tuple[
         found = galleries.get(connection, gallery)
         if found.active_space_id is not None:
             return tuple(spaces.get(connection, s) for s in found.target_spaces)
+    recipe = default()
+    dimension = recognizer.spec(recipe).dimension
     with database.write() as connection:
         locked = galleries.lock(connection, gallery)
         if locked.active_space_id is None:
-            space = spaces.ensure(connection, default)
+            space = spaces.ensure(connection, recipe, dimension)
             galleries.set_spaces(connection, locked.id, active=space.id, building=None)
             return (space,)
         return tuple(spaces.get(connection, s) for s in locked.target_spaces)

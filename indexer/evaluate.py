@@ -20,8 +20,8 @@ from indexer.errors import Cancelled
 from indexer.labelled import CannotEvaluate, Labelled
 from indexer.progress import Display
 from indexer.settings import Settings
-from recognition import evaluation, registry
-from recognition.errors import ImageTooLarge, UndecodableImage
+from recognition import evaluation
+from recognition.errors import ImageTooLarge, NoThreshold, UndecodableImage
 from recognition.evaluation import (
     Accuracy,
     Calibration,
@@ -35,7 +35,7 @@ from recognition.images import ImageLimits, decode
 from recognition.metrics import distances, paired
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.protocol import SEED, Ints
-from recognition.spec import Threshold
+from recognition.spec import ModelSpec, Threshold
 from recognition.types import Embeddings, Metric, Rgb
 
 BATCH = 16
@@ -141,7 +141,8 @@ class Evaluator:
         self, labelled: Labelled, recipe: Recipe, metrics: Sequence[Metric], shown: Display
     ) -> Evaluation:
         """Raises CannotEvaluate where no file has a face, WeightsMissing, LicenceRefused, Cancelled."""
-        return measured(labelled, recipe, self.look(labelled, recipe, shown), metrics, shown)
+        spec, seen = self._recognizer.spec(recipe), self.look(labelled, recipe, shown)
+        return measured(labelled, spec, recipe, seen, metrics, shown)
 
     def look(self, labelled: Labelled, recipe: Recipe, shown: Display) -> list[Seen]:
         """What the recipe makes of each file. Raises as `run`."""
@@ -188,7 +189,7 @@ class Evaluator:
         except (OSError, UndecodableImage, ImageTooLarge):
             return [], UNREADABLE, nothing
         times.append(time.thread_time())
-        (faces,) = self._recognizer.find([image], recipe, Selection())
+        (faces,) = self._recognizer.locate([image], recipe, Selection())
         times.append(time.thread_time())
         crops = [self._recognizer.crop(image, face, recipe) for face in faces]
         times.append(time.thread_time())
@@ -199,12 +200,16 @@ class Evaluator:
 
 def measured(
     labelled: Labelled,
+    spec: ModelSpec,
     recipe: Recipe,
     seen: Sequence[Seen],
     metrics: Sequence[Metric],
     shown: Display,
 ) -> Evaluation:
-    """`seen`: what the recipe made of each file. Raises CannotEvaluate where none has a face."""
+    """`spec`: the recipe's model; `seen`: what the recipe made of each file.
+
+    Raises CannotEvaluate where none has a face.
+    """
     if all(one.failure for one in seen):
         reasons = Counter(one.failure for one in seen)
         raise CannotEvaluate(f"no file of {labelled.name} has a face: {dict(reasons)}")
@@ -213,7 +218,8 @@ def measured(
     by_metric = {}
     for number, metric in enumerate(metrics):
         shown.show("measuring", number, len(metrics))
-        by_metric[metric] = _measure(labelled, recipe, rows, roll, metric)
+        own = own_threshold(spec, recipe, metric)
+        by_metric[metric] = _measure(labelled, own, rows, roll, metric)
     shown.show("measuring", len(metrics), len(metrics))
     return Evaluation(
         labelled=labelled,
@@ -248,11 +254,11 @@ def pair_distances(rows: Sequence[Embeddings], pairs: Ints, metric: Metric) -> e
     return result
 
 
-def own_threshold(recipe: Recipe, metric: Metric) -> Threshold | None:
+def own_threshold(spec: ModelSpec, recipe: Recipe, metric: Metric) -> Threshold | None:
     """None where the model's spec has none."""
     try:
-        return registry.model(recipe.model).threshold(recipe.detector, metric, recipe.align)
-    except KeyError:
+        return spec.threshold(recipe.detector, metric, recipe.align)
+    except NoThreshold:
         return None
 
 
@@ -265,7 +271,7 @@ def _chunks(at: Ints, sizes: Ints) -> Iterator[Ints]:
 
 def _measure(
     labelled: Labelled,
-    recipe: Recipe,
+    own: Threshold | None,
     rows: Sequence[Embeddings],
     roll: _Roll | None,
     metric: Metric,
@@ -277,12 +283,11 @@ def _measure(
         people=labelled.people,
         balanced=labelled.kind == "tree",
     )
-    spec = own_threshold(recipe, metric)
     curve, fitted = evaluation.curve(trials), evaluation.fit(trials)
     tars = [evaluation.tar_at_far(curve, far, trials.strangers) for far in evaluation.FARS]
-    intervals = _intervals(trials, tars, spec)
+    intervals = _intervals(trials, tars, own)
     probabilities = evaluation.held_out_probabilities(trials)
-    limit = fitted.threshold if spec is None else spec.value
+    limit = fitted.threshold if own is None else own.value
     return Measured(
         trials=trials,
         curve=curve,
@@ -298,7 +303,7 @@ def _measure(
             Tar(t.far, t.tar, t.threshold, t.accepted, intervals.get(str(t.far)), t.reason)
             for t in tars
         ),
-        own=None if spec is None else _own(trials, spec, intervals["own"]),
+        own=None if own is None else _own(trials, own, intervals["own"]),
         ranks=None if roll is None else _ranks(rows, roll, metric, limit),
     )
 

@@ -102,7 +102,9 @@ class Indexer:
         with self._database.write() as connection:
             galleries.ensure(connection, self._gallery)
         with exclusive(self._database, self._gallery, run):
-            targets = prepare_gallery(self._database, self._gallery, recipe)
+            targets = prepare_gallery(
+                self._database, self._extractor.recognizer, self._gallery, lambda: recipe
+            )
             _check_recipe(self._gallery, targets[0], recipe)
             run.phase("looking for changes", None)
             diff = self.diff(root)
@@ -213,12 +215,19 @@ def _unreadable(file: TreeFile, reason: str) -> Extracted:
 
 
 def _check_recipe(gallery: str, space: Space, recipe: Recipe) -> None:
-    if (space.recipe.model, space.recipe.detector) != (recipe.model, recipe.detector):
+    there, wanted = space.recipe, recipe
+    if (there.model, there.detector) == (wanted.model, wanted.detector):
+        if there.version == wanted.version:
+            return
         raise Conflict(
-            f"gallery {gallery!r} is indexed with {space.recipe.model} + {space.recipe.detector}; "
-            f"`facesearch reindex --gallery {gallery} --model {recipe.model} "
-            f"--detector {recipe.detector}` moves it"
+            f"gallery {gallery!r} is indexed with {there.model} as it was; it has changed since: "
+            f"`facesearch reindex --gallery {gallery} --model {recipe.model}` embeds it anew"
         )
+    raise Conflict(
+        f"gallery {gallery!r} is indexed with {there.model} + {there.detector}; "
+        f"`facesearch reindex --gallery {gallery} --model {wanted.model} "
+        f"--detector {wanted.detector}` moves it"
+    )
 
 
 def _move_one(

@@ -73,9 +73,10 @@ class Reindexer:
         run.count("dropped", sum(len(faces) for faces in old.values()))
 
     def _move(self, recipe: Recipe, max_loss: float, run: Run) -> None:
+        dimension = self._extractor.recognizer.spec(recipe).dimension
         with self._database.write() as connection:
             gallery = galleries.lock(connection, self._gallery)
-            space = spaces.ensure(connection, recipe)
+            space = spaces.ensure(connection, recipe, dimension)
             galleries.set_spaces(
                 connection, gallery.id, active=gallery.active_space_id, building=space.id
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import faiss
@@ -252,9 +252,10 @@ def _target(connection: ReadConnection, gallery: str) -> Target:
 
 
 def _comparable(target: Target, fresh: Target) -> Target:
-    """`fresh`, if probes that were made for `target` mean anything there; raises Conflict if not."""
+    """`fresh`, if probes made for `target` mean anything there: only the detector may differ. Raises Conflict."""
     was, now = target.space, fresh.space
-    if (was.recipe.model, was.dimension) != (now.recipe.model, now.dimension):
+    made, wanted = (replace(space.recipe, detector="") for space in (was, now))
+    if was.dimension != now.dimension or made != wanted:
         raise Conflict(f"gallery {target.gallery!r} has just moved to another model; try again")
     return fresh
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recognition.publication import check_address
+from recognition.spec import Collection
 
 SNAPSHOT_FROM = 20_000
 """Faces from which a space is worth a snapshot; fewer are read from the database in a moment."""
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=default_home,
-        description="folder of the embedded database, the weights and the logs",
+        description="folder of the embedded database, the weights, models of your own and the logs",
     )
     database_url: str = Field("", description="a Postgres with pgvector; empty: the embedded one")
     postgres_user: str = Field(
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     )
     model: str = Field("Dlib", description="recognition model of new galleries")
     detector: str = Field("mediapipe", description="detector of new galleries and of requests")
+    attribute_models: Collection = Field(
+        "packaged", description="networks for age, gender and emotion: packaged or deepface"
+    )
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest image file accepted")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
     enrol_max_faces: int = Field(
@@ -73,3 +77,8 @@ class Settings(BaseSettings):
     @property
     def weights_folder(self) -> Path:
         return self.home / "weights"
+
+    @property
+    def models_folder(self) -> Path:
+        """Of the user's own models."""
+        return self.home / "models"

@@ -9,6 +9,7 @@ from typing import Literal
 from indexer.settings import Settings
 from recognition import catalogue
 from recognition.errors import BadWeights, LicenceRefused, WeightsMissing
+from recognition.registry import Models
 from recognition.sources import Watch, unwatched
 from recognition.weights import Policy, State, Weights, WeightsCache
 
@@ -43,11 +44,11 @@ def weights_cache(settings: Settings, *, addresses: bool, watch: Watch = unwatch
     return WeightsCache(settings.weights_folder, download=settings.downloads, policy=policy)
 
 
-def usual(cache: WeightsCache, settings: Settings) -> list[catalogue.Entry]:
+def usual(cache: WeightsCache, models: Models, settings: Settings) -> list[catalogue.Entry]:
     """What works without a choice: the default model and detector, and what is built in or in packages."""
     return [
         entry
-        for entry in catalogue.entries(cache)
+        for entry in catalogue.entries(cache, models)
         if entry.name in (settings.model, settings.detector)
         or all(file.weights.package for file in entry.files)
     ]
@@ -58,17 +59,15 @@ def pull(cache: WeightsCache, wanted: Sequence[Weights], watch: Watch) -> list[P
     return [done for batch in cache.batches(wanted) for done in _pull(cache, batch, watch)]
 
 
-def check(cache: WeightsCache) -> list[Checked]:
+def check(cache: WeightsCache, models: Models) -> list[Checked]:
     """Every file of every spec; those that are here are read."""
-    every = catalogue.entries(cache)
-    files = {file.weights.name: file for entry in every for file in entry.files}
+    every = catalogue.entries(cache, models)
+    files = {f.path: f for entry in every for f in entry.files + entry.alternatives}
     return [
         Checked(
             file,
             cache.state(file.weights),
-            tuple(
-                dict.fromkeys(e.name for e in every if any(f.path == file.path for f in e.files))
-            ),
+            tuple(dict.fromkeys(e.name for e in every if file in e.files + e.alternatives)),
         )
         for file in files.values()
     ]

@@ -9,6 +9,7 @@ import threading
 import uuid
 from pathlib import Path
 
+from indexer import own_models
 from indexer.errors import IndexerError
 from indexer.index import Indexer
 from indexer.progress import Run, Silent
@@ -20,6 +21,7 @@ from indexer.store.jobs import Job
 from indexer.weights import weights_cache
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer
+from recognition.registry import Models
 from recognition.runtime import Runtime
 from recognition.sources import Watch, unwatched
 from recognition.spec import Resources
@@ -31,7 +33,9 @@ NICENESS = 5
 def recognizer(settings: Settings, watch: Watch = unwatched) -> Recognizer:
     """For runs over many images: they run beside each other, each on one core."""
     weights = weights_cache(settings, addresses=True, watch=watch)
-    return Recognizer(Resources(weights=weights, runtime=Runtime(threads=1)))
+    models = own_models.load(settings.models_folder)
+    resources = Resources(weights=weights, runtime=Runtime(threads=1))
+    return Recognizer(resources, models, settings.attribute_models)
 
 
 def run(settings: Settings, job_id: uuid.UUID, stop: threading.Event) -> int:
@@ -58,7 +62,7 @@ def run(settings: Settings, job_id: uuid.UUID, stop: threading.Event) -> int:
 def _work(
     database: Database, recognise: Recognizer, settings: Settings, job: Job, progress: Run
 ) -> None:
-    recipe = _recipe(database, settings, job)
+    recipe = _recipe(database, settings, recognise.models, job)
     recognise.permit(recipe.model, recipe.detector)
     reindexer = Reindexer(database, recognise, settings, job.gallery)
     reindexer.run(recipe, MAX_DELETE, progress)
@@ -67,14 +71,15 @@ def _work(
         indexer.run(Path(job.params["path"]), recipe, MAX_DELETE, progress)
 
 
-def _recipe(database: Database, settings: Settings, job: Job) -> Recipe:
+def _recipe(database: Database, settings: Settings, models: Models, job: Job) -> Recipe:
     """What the job asks for; the gallery's present model and detector where it says nothing."""
     with database.read() as connection:
         gallery = galleries.get(connection, job.gallery)
-        recipe = Recipe.usual(settings.model, settings.detector)
         if gallery.active_space_id is not None:
             recipe = spaces.get(connection, gallery.active_space_id).recipe
-    return recipe.with_names(job.params.get("model"), job.params.get("detector"))
+        else:
+            recipe = Recipe.usual(models.installed(settings.model), settings.detector)
+    return recipe.with_names(models, job.params.get("model"), job.params.get("detector"))
 
 
 def main() -> None:

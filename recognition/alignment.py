@@ -84,16 +84,35 @@ ARCFACE: Floats = np.array(
 """The five landmarks on the chip of 112 pixels that ArcFace and its followers train on (J. Deng et al. 2019)."""
 
 
+def arcface(side: int) -> Floats:
+    """(5, 2) pixels of ArcFace's landmarks on a larger square chip, as InsightFace places them.
+
+    Raises ValueError for a side that is no multiple of 112 or 128, for which there is no convention.
+    """
+    if side % 112 == 0:
+        return np.asarray(ARCFACE * (side / 112), np.float64)
+    if side % 128 == 0:
+        return np.asarray((ARCFACE + np.array([8.0, 0.0])) * (side / 128), np.float64)
+    raise ValueError(
+        f"the place of ArcFace's landmarks is not agreed on for a chip of {side} pixels"
+    )
+
+
 def to_template(face: Detection, template: Floats) -> Floats:
     """(2, 3) from the image to the chip on which the landmarks lie at `template` (5, 2), by those that are known.
 
-    Without both eyes: the middle of the box to the middle of the points, by size.
+    The mouth's centre, if it is known, stands for its corners. Without both eyes: the middle of the box to the middle
+    of the points, by size.
     """
     if face.landmarks is not None:
         points = face.landmarks.astype(np.float64)
-        known = np.flatnonzero(np.isfinite(points).all(axis=1))
-        if known[:2].tolist() == [0, 1] and np.ptp(points[known]) > 0:
-            return similarity(points[known], template[known])
+        known = np.asarray(np.isfinite(points).all(axis=1), np.bool_)
+        if known[:2].all() and np.ptp(points[known]) > 0:
+            source, target = points[known], template[known]
+            if face.mouth is not None and not known[3:].any():
+                source = np.vstack([source, face.mouth])
+                target = np.vstack([target, template[3:].mean(axis=0)])
+            return similarity(source, target)
     scale = TEMPLATE_SHARE * float(np.ptp(template[:, 1])) / max(1.0, math.sqrt(face.box.area))
     return np.column_stack(
         [np.eye(2) * scale, template.mean(axis=0) - scale * np.array(face.box.centre)]

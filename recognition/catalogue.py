@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from recognition import registry
 from recognition.errors import UnknownName
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.registry import Models
+from recognition.spec import ModelSpec, Spec, alternatives, available
 from recognition.weights import Weights, WeightsCache
 
-Spec: TypeAlias = ModelSpec | DetectorSpec | AttributeSpec
-Kind = Literal["model", "detector", "attribute"]
+Kind = Literal["model", "detector", "attribute", "anti-spoofing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`refused`: the settings do not allow its licence."""
+    """One spec and its files."""
 
     kind: Kind
     spec: Spec
     files: tuple[File, ...]
+    alternatives: tuple[File, ...]
+    """Of sets that do as well as `files`."""
+    available: bool
+    """Whether all of `files` are here, or one of the alternatives."""
     refused: bool
+    """Whether the settings do not allow its licence."""
 
     @property
     def name(self) -> str:
@@ -48,37 +54,43 @@ class Entry:
         """Whether the licence of any of its files forbids commercial use."""
         return any(file.weights.non_commercial for file in self.files)
 
-    @property
-    def available(self) -> bool:
-        """Whether all its files are here."""
-        return all(file.present for file in self.files)
 
-
-def entries(cache: WeightsCache) -> list[Entry]:
-    """Models, detectors and attributes, in this order."""
+def entries(cache: WeightsCache, models: Models) -> list[Entry]:
+    """Models, detectors, attributes and anti-spoofing methods, in this order."""
     specs: list[tuple[Kind, Iterable[Spec]]] = [
-        ("model", registry.MODELS.values()),
+        ("model", models.specs.values()),
         ("detector", registry.DETECTORS.values()),
         ("attribute", registry.ATTRIBUTES.values()),
+        ("anti-spoofing", registry.ANTI_SPOOFING.values()),
     ]
     return [_entry(kind, spec, cache) for kind, some in specs for spec in some]
 
 
-def named(cache: WeightsCache, names: Sequence[str]) -> list[Entry]:
+def named(cache: WeightsCache, models: Models, names: Sequence[str]) -> list[Entry]:
     """Those of these names; a model and a detector may share one. Raises UnknownName."""
-    every = entries(cache)
+    every = entries(cache, models)
     known = tuple(dict.fromkeys(entry.name for entry in every))
     for name in names:
         if name not in known:
-            raise UnknownName("model, detector or attribute", name, known)
+            raise UnknownName("model, detector, attribute or anti-spoofing method", name, known)
     return [entry for entry in every if entry.name in names]
 
 
 def weights_of(some: Iterable[Entry]) -> list[Weights]:
     """Each file once."""
-    return list({f.weights.name: f.weights for entry in some for f in entry.files}.values())
+    return list({f.path: f.weights for entry in some for f in entry.files}.values())
 
 
 def _entry(kind: Kind, spec: Spec, cache: WeightsCache) -> Entry:
-    files = tuple(File(w, cache.folder / w.name, cache.present(w)) for w in spec.weights)
-    return Entry(kind, spec, files, refused=not all(map(cache.permits, spec.weights)))
+    return Entry(
+        kind,
+        spec,
+        _files(spec.weights, cache),
+        _files(chain.from_iterable(alternatives(spec)), cache),
+        available=available(spec, cache),
+        refused=not all(map(cache.permits, spec.weights)),
+    )
+
+
+def _files(some: Iterable[Weights], cache: WeightsCache) -> tuple[File, ...]:
+    return tuple(File(w, cache.place(w), cache.present(w)) for w in some)

@@ -39,10 +39,11 @@ def border(image: Rgb) -> tuple[Rgb, tuple[int, int]]:
 def moved(face: Detection, x: float, y: float) -> Detection:
     """The detection in an image whose corner lies at -x, -y of the former one's."""
     box = replace(face.box, x=face.box.x + x, y=face.box.y + y)
-    if face.landmarks is None:
-        return replace(face, box=box)
-    shifted: Points = (face.landmarks + np.array([x, y])).astype(np.float32)
-    return replace(face, box=box, landmarks=shifted)
+    mouth = None if face.mouth is None else (face.mouth[0] + x, face.mouth[1] + y)
+    shifted: Points | None = None
+    if face.landmarks is not None:
+        shifted = (face.landmarks + np.array([x, y])).astype(np.float32)
+    return replace(face, box=box, landmarks=shifted, mouth=mouth)
 
 
 def crop(image: Rgb, face: Detection, size: tuple[int, int]) -> Rgb:
@@ -122,6 +123,14 @@ def thresholds(
             for metric, value in zip(METRICS, values, strict=True)
         }
     )
+
+
+def everywhere(
+    cosine: float, euclidean: float, euclidean_l2: float, angular: float
+) -> Mapping[str, Mapping[Metric, Threshold]]:
+    """Of a model for which there are no others: `published by` says that nobody measured them on another alignment."""
+    own = thresholds(cosine, euclidean, euclidean_l2, angular)
+    return MappingProxyType({"": own, "/none": own})
 
 
 def _part(image: Rgb, corner: tuple[int, int], size: tuple[int, int]) -> Rgb:

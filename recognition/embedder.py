@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recognition import alignment, deepface
 from recognition.errors import BadWeights
+from recognition.landmarks import LandmarkPredictor
 from recognition.runtime import Session
 from recognition.types import Align, Detection, Embeddings, Normalization, Rgb
 
@@ -72,16 +73,32 @@ class Input:
 
 
 class NetworkEmbedder:
-    """May be used from several threads at once. `single`: the graph takes one face at a time."""
+    """May be used from several threads at once. `unit`: rows are divided by their length.
+
+    `single`: the graph takes one face at a time; else that is so if its input says so. `predictor` finds the eyes and
+    the nose of faces whose detector does not find the mouth's corners (docs/accuracy.md: it finds them better).
+    """
 
     def __init__(
-        self, network: Session, given: Input, dimension: int, *, single: bool = False
+        self,
+        network: Session,
+        given: Input,
+        dimension: int,
+        *,
+        single: bool = False,
+        unit: bool = False,
+        predictor: LandmarkPredictor | None = None,
     ) -> None:
         self._network, self._input, self._dimension = network, given, dimension
-        self._batch = 1 if single else BATCH
+        self._batch = 1 if single or network.shape[:1] == (1,) else BATCH
+        self._unit = unit
+        self._predictor = predictor
 
     def crop(self, image: Rgb, face: Detection, align: Align) -> Rgb:
         """(height, width, 3) uint8 RGB."""
+        fitted = align == "native" and self._input.template is not None
+        if fitted and self._predictor is not None and not _whole(face):
+            face = replace(face, landmarks=self._predictor.eyes_and_nose(image, face))
         return self._input.crop(image, face, align)
 
     def embed(self, crops: Sequence[Rgb], align: Align, normalization: Normalization) -> Embeddings:
@@ -91,7 +108,11 @@ class NetworkEmbedder:
             part = crops[start : start + self._batch]
             out = self._network(self._input.tensor(part, align, normalization))[0]
             rows.append(self._checked(out, len(part)))
-        return np.concatenate(rows)
+        values = np.concatenate(rows)
+        if not self._unit:
+            return values
+        lengths = np.linalg.norm(values, axis=1, keepdims=True) + 1e-10
+        return np.asarray(values / lengths, np.float32)
 
     def _checked(self, out: NDArray[np.float32], faces: int) -> Embeddings:
         if out.size != faces * self._dimension:
@@ -99,3 +120,8 @@ class NetworkEmbedder:
                 f"the network gives {out.shape} for {faces} faces, not {self._dimension} values each"
             )
         return out.reshape(faces, self._dimension).astype(np.float32, copy=False)
+
+
+def _whole(face: Detection) -> bool:
+    """Whether all five landmarks are known."""
+    return face.landmarks is not None and bool(np.isfinite(face.landmarks).all())

@@ -19,6 +19,14 @@ class NoFace(RecognitionError):
     """No face was found where one is needed."""
 
 
+class SpoofDetected(RecognitionError):
+    """A face looks like a picture of a face, where a live one was asked for."""
+
+
+class CannotJudge(RecognitionError):
+    """Whether a face is live cannot be told, as no detector says where it is."""
+
+
 class UnknownName(RecognitionError):
     """There is no model, detector, attribute or metric of that name."""
 
@@ -29,6 +37,14 @@ class UnknownName(RecognitionError):
 
 class WeightsMissing(RecognitionError):
     """A weights file is neither in the cache nor to be had; the message says what to put where."""
+
+
+class ModelUnavailable(RecognitionError):
+    """A model that the settings, the database or a user's file names cannot be used; the message names the file."""
+
+
+class NoThreshold(RecognitionError):
+    """Nobody has chosen a threshold for that metric; the caller has to bring one."""
 
 
 class LicenceRefused(RecognitionError):

@@ -6,6 +6,7 @@ Coordinates are continuous: the box of a whole 10 x 10 image is 0, 0, 10, 10.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import cv2
@@ -39,18 +40,20 @@ def overlap(a: Floats, b: Floats, over: Literal["union", "smaller"] = "union") -
     return out
 
 
-def nms(boxes: Floats, scores: Floats, iou: float) -> Indices:
+def nms(
+    boxes: Floats, scores: Floats, iou: float, over: Literal["union", "smaller"] = "union"
+) -> Indices:
     """Greedy non-maximum suppression: indices of the kept boxes, best score first.
 
-    A box goes when its IoU with a kept, better one is above `iou`. Of equal scores the earlier row counts as better.
-    Work is O(n * kept): callers cap n.
+    A box goes when its `overlap` with a kept, better one is above `iou`. Of equal scores the earlier row counts as
+    better. Work is O(n * kept): callers cap n.
     """
     left = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     while left.size:
         best, left = left[0], left[1:]
         kept.append(int(best))
-        left = left[overlap(boxes[best : best + 1], boxes[left])[0] <= iou]
+        left = left[overlap(boxes[best : best + 1], boxes[left], over)[0] <= iou]
     return np.array(kept, dtype=np.intp)
 
 
@@ -78,6 +81,15 @@ def to_box(row: Floats) -> Box:
 def whole(image: Rgb) -> Box:
     """The box of the entire image."""
     return Box(0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+
+
+def pixels(box: Box, width: int, height: int) -> Box:
+    """The box in whole pixels within an image of that size; at least one pixel wide and high."""
+    x = min(max(round(box.x), 0), width - 1)
+    y = min(max(round(box.y), 0), height - 1)
+    right = min(max(round(box.x + box.w), x + 1), width)
+    bottom = min(max(round(box.y + box.h), y + 1), height)
+    return Box(x, y, right - x, bottom - y)
 
 
 def resize(image: Rgb, width: int, height: int) -> Rgb:
@@ -118,3 +130,12 @@ def letterbox(image: Rgb, size: int, fill: int = 0) -> tuple[Rgb, float, tuple[f
     canvas = np.full((size, size, 3), fill, dtype=np.uint8)
     canvas[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
     return canvas, scale, (float(x), float(y))
+
+
+def same_size(images: Sequence[Rgb], most: int) -> Iterator[list[int]]:
+    """Indices of all images in groups of one height and width, up to `most` in each."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(index)
+    for group in groups.values():
+        yield from (group[i : i + most] for i in range(0, len(group), most))

@@ -91,12 +91,12 @@ class LandmarkPredictor:
             tried.append((drift, points))
         return min(tried, key=lambda found: found[0])[1]
 
-    def eyes_and_nose(self, image: Rgb, box: Box) -> Points:
+    def eyes_and_nose(self, image: Rgb, face: Detection) -> Points:
         """Centres of the eyes and tip of the nose; the rows of the mouth's corners are NaN.
 
         The tip is put where it is, on average, on the line from between the eyes to the base.
         """
-        left_outer, left_inner, right_outer, right_inner, base = self.find(image, Detection(box, 0))
+        left_outer, left_inner, right_outer, right_inner, base = self.find(image, face)
         eyes = (right_outer + right_inner) / 2, (left_outer + left_inner) / 2
         between = (eyes[0] + eyes[1]) / 2
         unknown = (np.nan, np.nan)

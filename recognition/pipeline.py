@@ -11,15 +11,28 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import deepface, registry
-from recognition.errors import WeightsMissing
+from recognition import antispoofing, deepface, registry
+from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec, Resources
+from recognition.registry import Models
+from recognition.spec import (
+    ACTIONS,
+    Action,
+    AntiSpoofingSpec,
+    AttributeSpec,
+    Collection,
+    DetectorSpec,
+    ModelSpec,
+    Resources,
+    available,
+)
 from recognition.types import (
     Align,
+    AntiSpoofing,
     Attribute,
     Attributes,
+    Authenticity,
     Detection,
     Detector,
     Embedder,
@@ -30,7 +43,23 @@ from recognition.types import (
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
 
+MOST_VERSIONS = 2**31
+"""What the database's column holds."""
+
+NO_BOX = (
+    "anti_spoofing needs to know where the face is, and the detector {name!r} does not look for it"
+)
+SPOOF = (
+    "the face at x {x:.0f}, y {y:.0f} in {name} looks like a picture of a face, not like a live one; "
+    "extract gives the score of every face"
+)
+
 T = TypeVar("T")
+
+
+def space_version(spec: ModelSpec) -> int:
+    """Differs for every version of the pipeline and of the model; the latter is a hash where the model is a user's."""
+    return (PIPELINE_VERSION + 1009 * (spec.version - 1)) % MOST_VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +73,21 @@ class Recipe:
     version: int = PIPELINE_VERSION
 
     @classmethod
-    def usual(cls, model: str, detector: str) -> Recipe:
+    def usual(cls, spec: ModelSpec, detector: str) -> Recipe:
         """With the alignment that the model's thresholds belong to. Raises UnknownName."""
-        spec = registry.model(model)
-        return cls(spec.name, registry.detector(detector).name, spec.default_align)
+        name = registry.detector(detector).name
+        return cls(spec.name, name, spec.default_align, version=space_version(spec))
 
-    def with_names(self, model: str | None, detector: str | None) -> Recipe:
-        """With another detector; with another model its own alignment too. Raises UnknownName."""
+    def with_names(self, models: Models, model: str | None, detector: str | None) -> Recipe:
+        """As of now; with another detector; with another model its own alignment too.
+
+        Raises UnknownName, ModelUnavailable.
+        """
         found = registry.detector(detector or self.detector).name
-        if model is None or registry.model(model).name == self.model:
-            return replace(self, detector=found, version=PIPELINE_VERSION)
-        return Recipe.usual(model, found)
+        spec = models.installed(self.model) if model is None else models.named(model)
+        if spec.name == self.model:
+            return replace(self, detector=found, version=space_version(spec))
+        return Recipe.usual(spec, found)
 
     def __str__(self) -> str:
         return f"{self.model} + {self.detector} (align {self.align}, {self.normalization})"
@@ -80,8 +113,16 @@ class Face:
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        models: Models = registry.BUILT_IN,
+        attributes: Collection = "packaged",
+    ) -> None:
+        """`attributes`: whose networks answer where several do the same."""
         self._resources = resources
+        self.models = models
+        self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
@@ -96,27 +137,50 @@ class Recognizer:
             return self._load("as deepface", spec, spec.as_deepface)
         return self._load("detector", spec, spec.build)
 
+    def spec(self, recipe: Recipe) -> ModelSpec:
+        """The recipe's model, as it was when the recipe's embeddings were made. Raises ModelUnavailable."""
+        spec = self.models.installed(recipe.model)
+        if recipe.version == space_version(spec):
+            return spec
+        what = "its input, its weights or the pipeline has"
+        if spec.described_in is not None:
+            what = f"what {spec.described_in} describes, or the pipeline, has"
+        raise ModelUnavailable(
+            f"{recipe.model} is no longer what these embeddings were made with: {what} changed; "
+            "reindex the gallery, or put back what was there"
+        )
+
+    def usable(self, recipe: Recipe) -> bool:
+        """Whether the recipe's model is as it was."""
+        try:
+            self.spec(recipe)
+        except ModelUnavailable:
+            return False
+        return True
+
     def embedder(self, name: str) -> Embedder:
-        spec = registry.model(name)
+        spec = self.models.installed(name)
         return self._load("model", spec, spec.build)
 
-    def attribute(self, name: str) -> Attribute:
-        spec = registry.attribute(name)
+    def attribute(self, action: Action) -> Attribute:
+        spec = registry.for_action(action, self._collection)
         return self._load("attribute", spec, spec.build)
 
-    def attributes(self) -> tuple[str, ...]:
-        """Those whose licence is accepted, and whose weights are here or come by themselves."""
-        at_hand = self._resources.weights.at_hand
-        return tuple(
-            n for n, spec in registry.ATTRIBUTES.items() if all(map(at_hand, spec.weights))
-        )
+    def usual_actions(self) -> tuple[Action, ...]:
+        """What is estimated unless somebody asks for more: what packages serve, and what has its weights here; all if
+        that is nothing. Only where the licence is accepted."""
+        return tuple(action for action in ACTIONS if self._usual(action)) or ACTIONS
 
     def permit(self, model: str | None, detector: str | None) -> None:
         """Raises LicenceRefused if the licence of either is not accepted."""
         if model is not None:
-            self._resources.weights.permit(registry.model(model).weights, model)
+            self._resources.weights.permit(self.models.installed(model).weights, model)
         if detector is not None:
             self._resources.weights.permit(registry.detector(detector).weights, detector)
+
+    def anti_spoofing(self, name: str = antispoofing.NAME) -> AntiSpoofing:
+        spec = registry.anti_spoofing(name)
+        return self._load("anti-spoofing", spec, spec.build)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -135,19 +199,24 @@ class Recognizer:
             for image, faces in zip(images, found, strict=True)
         ]
 
-    def find(
+    def represent(
+        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    ) -> list[tuple[Face, ...]]:
+        """Faces of each image, most prominent first."""
+        return self.describe(images, self.locate(images, recipe, selection), recipe)
+
+    def locate(
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Detection, ...]]:
-        """As `detect`, as the recipe wants it: with `align` deepface, what DeepFace would find."""
+        """The faces that `represent` describes: those of `detect`, or with align=deepface those that DeepFace sees."""
         if recipe.align == "deepface":
             return self._detect_as_deepface(images, recipe.detector, selection)
         return self.detect(images, recipe.detector, selection)
 
-    def represent(
-        self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
+    def describe(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], recipe: Recipe
     ) -> list[tuple[Face, ...]]:
-        """Faces of each image, most prominent first; one call of the network embeds them all."""
-        detected = self.find(images, recipe, selection)
+        """The detected faces with their embeddings; one call of the network embeds them all."""
         crops = [
             self.crop(image, face, recipe)
             for image, faces in zip(images, detected, strict=True)
@@ -161,14 +230,14 @@ class Recognizer:
 
     def crop(self, image: Rgb, face: Detection, recipe: Recipe) -> Rgb:
         """The network's input for one face."""
-        return self.embedder(recipe.model).crop(image, face, recipe.align)
+        return self.embedder(self.spec(recipe).name).crop(image, face, recipe.align)
 
     def embed(self, crops: Sequence[Rgb], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32; n may be 0. The mean with the mirror image's where the spec says so."""
-        spec = registry.model(recipe.model)
+        spec = self.spec(recipe)
         if not crops:
             return np.zeros((0, spec.dimension), np.float32)
-        embedder = self.embedder(recipe.model)
+        embedder = self.embedder(spec.name)
         if not spec.mirrored or recipe.align == "deepface":
             return embedder.embed(crops, recipe.align, recipe.normalization)
         both = [*crops, *(crop[:, ::-1] for crop in crops)]
@@ -177,19 +246,44 @@ class Recognizer:
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
         """(n, dimension) float32 of faces that have theirs; n may be 0."""
-        empty = np.zeros((0, registry.model(recipe.model).dimension), np.float32)
+        empty = np.zeros((0, self.models.installed(recipe.model).dimension), np.float32)
         return np.stack([face.embedding for face in faces]) if faces else empty
 
     def analyze(
-        self, image: Rgb, faces: Sequence[Detection], names: Sequence[str]
+        self, image: Rgb, faces: Sequence[Detection], actions: Sequence[Action]
     ) -> list[Attributes]:
-        """One record per face, with the named attributes' fields set."""
+        """One record per face, with the fields of the actions set."""
         merged = [Attributes() for _ in faces]
-        for name in names if faces else ():
-            attribute = self.attribute(name)
+        for action in actions if faces else ():
+            attribute = self.attribute(action)
             found = attribute.predict([attribute.crop(image, face) for face in faces])
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged
+
+    def judge(
+        self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], detector: str
+    ) -> list[tuple[Authenticity, ...]]:
+        """Whether each detected face looks live; one call of each network judges them all.
+
+        Raises CannotJudge for a detector that does not look for faces: their surroundings would be missing.
+        """
+        if detector == "skip":
+            raise CannotJudge(NO_BOX.format(name=detector))
+        if not any(detected):
+            return [() for _ in detected]
+        method = self.anti_spoofing()
+        pairs = zip(images, detected, strict=True)
+        found = iter(method.judge([method.crop(image, f) for image, faces in pairs for f in faces]))
+        return [tuple(next(found) for _ in faces) for faces in detected]
+
+    def refuse_spoofs(
+        self, image: Rgb, faces: Sequence[Detection], detector: str, name: str
+    ) -> None:
+        """Raises SpoofDetected, with the image's name, if any of the faces does not look live; CannotJudge."""
+        (found,) = self.judge([image], [faces], detector)
+        for face, authenticity in zip(faces, found, strict=True):
+            if not authenticity.is_real:
+                raise SpoofDetected(SPOOF.format(x=face.box.x, y=face.box.y, name=name))
 
     def _detect_as_deepface(
         self, images: Sequence[Rgb], detector: str, selection: Selection
@@ -210,12 +304,17 @@ class Recognizer:
         predictor = self._once(
             ("landmarks", "dlib"), lambda: LandmarkPredictor.build(self._resources)
         )
-        return replace(face, landmarks=predictor.eyes_and_nose(image, face.box))
+        return replace(face, landmarks=predictor.eyes_and_nose(image, face))
+
+    def _usual(self, action: Action) -> bool:
+        spec, weights = registry.for_action(action, self._collection), self._resources.weights
+        comes = all(file.package for file in spec.weights)
+        return all(map(weights.permits, spec.weights)) and (comes or available(spec, weights))
 
     def _load(
         self,
         kind: str,
-        spec: ModelSpec | DetectorSpec | AttributeSpec,
+        spec: ModelSpec | DetectorSpec | AttributeSpec | AntiSpoofingSpec,
         build: Callable[[Resources], T],
     ) -> T:
         """Built once. Raises LicenceRefused, BadWeights, and WeightsMissing with what to do about it."""

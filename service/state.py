@@ -20,6 +20,7 @@ from indexer.store.engine import Database
 from recognition import registry
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer, Selection
+from recognition.spec import available
 from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
@@ -63,7 +64,9 @@ class Services:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.usual(self.settings.model, self.settings.detector)
+        """Of the settings. Raises ModelUnavailable, UnknownName."""
+        spec = self.recognizer.models.installed(self.settings.model)
+        return Recipe.usual(spec, self.settings.detector)
 
 
 async def prepare_database(services: Services) -> None:
@@ -96,11 +99,23 @@ async def warm(services: Services) -> None:
             services.progress.weights = str(error)
             log.error("the default model cannot be loaded: %s", error)
             await asyncio.sleep(WEIGHTS_RETRY_S)
-    for name in registry.ATTRIBUTES:
+    for action in services.recognizer.usual_actions():
         try:
-            await in_daemon_thread(partial(services.recognizer.attribute, name))
+            await in_daemon_thread(partial(services.recognizer.attribute, action))
         except RecognitionError as error:
-            log.warning("attribute %s cannot be loaded: %s", name, error)
+            log.warning("what estimates %s cannot be loaded: %s", action, error)
+    await _warm_anti_spoofing(services.recognizer)
+
+
+async def _warm_anti_spoofing(recognizer: Recognizer) -> None:
+    """Only where its weights are: most servers never need it, and no package has them."""
+    weights = recognizer.resources.weights
+    for name, spec in registry.ANTI_SPOOFING.items():
+        if available(spec, weights):
+            try:
+                await in_daemon_thread(partial(recognizer.anti_spoofing, name))
+            except RecognitionError as error:
+                log.warning("anti-spoofing %s cannot be loaded: %s", name, error)
 
 
 async def keep_house(services: Services) -> None:
@@ -124,6 +139,6 @@ def _prepare(database: Database) -> None:
 def _warm(recognizer: Recognizer, recipe: Recipe) -> None:
     """Run each network once: the first run is the slow one."""
     recognizer.warm(recipe)
-    height, width = registry.model(recipe.model).input_size
+    height, width = recognizer.spec(recipe).input_size
     recognizer.detect([np.zeros((240, 240, 3), np.uint8)], recipe.detector, Selection())
     recognizer.embed([np.zeros((height, width, 3), np.uint8)], recipe)

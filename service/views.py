@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from typing import Any
 
 from indexer.enrol import EnrolledImage
 from indexer.search import Match
@@ -11,9 +12,10 @@ from indexer.store.identities import Identity
 from indexer.store.images import FaceRow, StoredImage
 from indexer.store.jobs import Job
 from indexer.store.spaces import Space
+from recognition import geometry
 from recognition.metrics import confidence, similarity
 from recognition.spec import Threshold
-from recognition.types import Attributes, Box, Detection, Metric, Points
+from recognition.types import Attributes, Authenticity, Box, Detection, Metric, Points
 from service import schemas as s
 from service.vision import Detected, Seen
 
@@ -71,14 +73,17 @@ def analyses(found: Detected) -> list[s.Analysis]:
 
 
 def extracted(found: Detected) -> list[s.ExtractedFace]:
+    verdicts = found.authenticity or (None,) * len(found.faces)
+    rows = zip(found.faces, found.qualities, verdicts, strict=True)
     return [
         s.ExtractedFace(
             facial_area=area(face, found.width, found.height),
             landmarks=landmarks(face),
             face_confidence=score(face),
             quality=round(quality, 4),
+            **_verdict(verdict),
         )
-        for face, quality in zip(found.faces, found.qualities, strict=True)
+        for face, quality, verdict in rows
     ]
 
 
@@ -186,11 +191,15 @@ def _rate(found: Job) -> float | None:
     return round(found.done / seconds, 3) if seconds > 0 else None
 
 
+def _verdict(found: Authenticity | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"is_real": found.is_real, "antispoof_score": round(found.score, 6)}
+
+
 def _clipped(box: Box, width: int, height: int) -> dict[str, int]:
-    x, y = min(max(round(box.x), 0), width - 1), min(max(round(box.y), 0), height - 1)
-    right = min(max(round(box.x + box.w), x + 1), width)
-    bottom = min(max(round(box.y + box.h), y + 1), height)
-    return {"x": x, "y": y, "w": right - x, "h": bottom - y}
+    inside = geometry.pixels(box, width, height)
+    return {name: int(getattr(inside, name)) for name in ("x", "y", "w", "h")}
 
 
 def _point(points: Points | None, row: int) -> Point | None:

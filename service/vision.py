@@ -16,13 +16,16 @@ from recognition.errors import (
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.quality import quality
-from recognition.types import Align, Attributes, Box, Detection, Rgb
+from recognition.registry import Models
+from recognition.spec import ACTIONS, Action
+from recognition.types import Align, Attributes, Authenticity, Box, Detection, Rgb
 from service.errors import UnsupportedOption
 from service.images import Pixels, content
 from service.schemas import Options
 from service.settings import ServiceSettings
 
 NO_FACE = "no face was found in {name}; enforce_detection=false takes the whole image as one"
+NOBODY_TO_JUDGE = "no face was found in {name}, so anti_spoofing has none to judge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Plan:
     recipe: Recipe
     selection: Selection
     enforce: bool
+    anti_spoofing: bool
     limits: ImageLimits
 
 
@@ -53,14 +57,16 @@ class Detected:
     faces: tuple[Detection, ...]
     qualities: tuple[float, ...]
     attributes: tuple[Attributes, ...]
+    authenticity: tuple[Authenticity, ...] | None
+    """None where it was not asked for."""
 
 
-def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None) -> Plan:
-    """Raises UnknownName, UnsupportedOption. With `base` only the detector can be chosen."""
-    if options.anti_spoofing:
-        raise UnsupportedOption("anti_spoofing is not available in this version")
-    recipe = _recipe(options, settings, base)
-    known = registry.model(recipe.model).normalizations
+def plan(
+    options: Options, settings: ServiceSettings, models: Models, base: Recipe | None = None
+) -> Plan:
+    """Raises UnknownName, UnsupportedOption, ModelUnavailable. With `base` only the detector can be chosen."""
+    recipe = _recipe(options, settings, models, base)
+    known = models.installed(recipe.model).normalizations
     if recipe.normalization not in (known if recipe.align == "deepface" else ("base",)):
         raise UnsupportedOption(
             f"normalization {recipe.normalization!r} is of no use to {recipe.model} aligned as "
@@ -71,19 +77,23 @@ def plan(options: Options, settings: ServiceSettings, base: Recipe | None = None
         recipe=recipe,
         selection=Selection(min(options.max_faces or limit, limit), options.expand_percentage),
         enforce=options.enforce_detection,
+        anti_spoofing=options.anti_spoofing,
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
     )
 
 
-def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) -> Recipe:
+def _recipe(
+    options: Options, settings: ServiceSettings, models: Models, base: Recipe | None
+) -> Recipe:
     detector = known_detector(options.detector_backend)
     if base is None:
-        model = known_model(options.model_name)
-        usual = Recipe.usual(model or settings.model, detector or settings.detector)
-        align = _aligned(options.align, usual)
+        asked_for = options.model_name
+        spec = models.installed(settings.model) if asked_for is None else models.named(asked_for)
+        usual = Recipe.usual(spec, detector or settings.detector)
+        align = _aligned(options.align, usual, models)
         return replace(usual, align=align, normalization=options.normalization)
     asked = options.model_fields_set
-    if "align" in asked and _aligned(options.align, base) != base.align:
+    if "align" in asked and _aligned(options.align, base, models) != base.align:
         raise UnsupportedOption(
             f"the gallery's faces are aligned as {base.align!r}; leave align out to search it"
         )
@@ -94,19 +104,19 @@ def _recipe(options: Options, settings: ServiceSettings, base: Recipe | None) ->
     return replace(base, detector=detector or base.detector)
 
 
-def _aligned(align: bool | Align, recipe: Recipe) -> Align:
+def _aligned(align: bool | Align, recipe: Recipe, models: Models) -> Align:
     """`True` is the recipe's own alignment, or its model's if that is none."""
     if align is False:
         return "none"
     if align is True:
-        own = registry.model(recipe.model).default_align
+        own = models.installed(recipe.model).default_align
         return own if recipe.align == "none" else recipe.align
     return align
 
 
-def known_model(name: str | None) -> str | None:
-    """The registry's spelling; raises UnknownName."""
-    return _known("model", name, tuple(registry.MODELS))
+def known_model(models: Models, name: str | None) -> str | None:
+    """The registry's spelling; raises UnknownName, ModelUnavailable."""
+    return None if name is None else models.named(name).name
 
 
 def known_detector(name: str | None) -> str | None:
@@ -114,13 +124,12 @@ def known_detector(name: str | None) -> str | None:
     return _known("detector", name, tuple(registry.DETECTORS))
 
 
-def known_actions(recognizer: Recognizer, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The registry's spelling, each once; for None all that can be used as things are. Raises UnknownName."""
-    every = tuple(registry.ATTRIBUTES)
+def known_actions(names: Sequence[str] | None, usual: tuple[Action, ...]) -> tuple[Action, ...]:
+    """In our spelling, each once; the usual ones for None. Raises UnknownName."""
     if names is None:
-        return recognizer.attributes() or every
-    found = [_known("attribute", name, every) for name in names]
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+        return usual
+    found = [_known("attribute", name, ACTIONS) for name in names]
+    return tuple(action for action in dict.fromkeys(found) if action in ACTIONS)
 
 
 def _known(kind: str, name: str | None, names: tuple[str, ...]) -> str | None:
@@ -141,30 +150,57 @@ def pixels(image: Pixels, plan: Plan, name: str) -> Rgb:
 
 
 def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Seen:
-    """Faces with embeddings; at least one. Raises NoFace and what `pixels` raises."""
+    """Faces with embeddings; at least one. Raises NoFace, SpoofDetected and what `pixels` raises."""
     rgb = pixels(image, plan, name)
-    (faces,) = recognizer.represent([rgb], plan.recipe, plan.selection)
-    if not faces:
-        whole = _whole(rgb, plan, name)
-        row = recognizer.embed([recognizer.crop(rgb, whole, plan.recipe)], plan.recipe)[0]
-        faces = (Face(whole, quality(rgb, whole), row),)
-    return Seen(rgb.shape[1], rgb.shape[0], faces)
+    (faces,) = recognizer.locate([rgb], plan.recipe, plan.selection)
+    faces = faces or (_whole(rgb, plan, name),)
+    if plan.anti_spoofing:
+        recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, name)
+    (described,) = recognizer.describe([rgb], [faces], plan.recipe)
+    return Seen(rgb.shape[1], rgb.shape[0], described)
 
 
-def detect(
-    recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[str] = ()
-) -> Detected:
-    """Faces with the attributes that are asked for; at least one. Raises NoFace and as `pixels`."""
+def extract(recognizer: Recognizer, image: Pixels, plan: Plan) -> Detected:
+    """Faces, and whether they look live if that is asked for; at least one. Raises NoFace and as `pixels`."""
     rgb = pixels(image, plan, "img")
-    (faces,) = recognizer.detect([rgb], plan.recipe.detector, plan.selection)
-    if not faces:
-        faces = (_whole(rgb, plan, "img"),)
-    attributes = recognizer.analyze(rgb, faces, actions)
-    qualities = tuple(quality(rgb, face) for face in faces)
-    return Detected(rgb.shape[1], rgb.shape[0], faces, qualities, tuple(attributes))
+    faces = _faces(recognizer, rgb, plan, "img")
+    found = None
+    if plan.anti_spoofing:
+        (found,) = recognizer.judge([rgb], [faces], plan.recipe.detector)
+    return _detected(rgb, faces, authenticity=found)
+
+
+def analyze(
+    recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[Action]
+) -> Detected:
+    """Faces with attributes; at least one. Raises NoFace, SpoofDetected and as `pixels`."""
+    rgb = pixels(image, plan, "img")
+    faces = _faces(recognizer, rgb, plan, "img")
+    if plan.anti_spoofing:
+        recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, "img")
+    return _detected(rgb, faces, attributes=recognizer.analyze(rgb, faces, actions))
+
+
+def _faces(recognizer: Recognizer, image: Rgb, plan: Plan, name: str) -> tuple[Detection, ...]:
+    (faces,) = recognizer.detect([image], plan.recipe.detector, plan.selection)
+    return faces or (_whole(image, plan, name),)
+
+
+def _detected(
+    image: Rgb,
+    faces: tuple[Detection, ...],
+    *,
+    attributes: Sequence[Attributes] = (),
+    authenticity: tuple[Authenticity, ...] | None = None,
+) -> Detected:
+    qualities = tuple(quality(image, face) for face in faces)
+    height, width = image.shape[:2]
+    return Detected(width, height, faces, qualities, tuple(attributes), authenticity)
 
 
 def _whole(image: Rgb, plan: Plan, name: str) -> Detection:
+    if plan.anti_spoofing:
+        raise NoFace(NOBODY_TO_JUDGE.format(name=name))
     if plan.enforce:
         raise NoFace(NO_FACE.format(name=name))
     height, width = image.shape[:2]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from indexer.embedded import EmbeddedPostgres
 from indexer.settings import Settings
+from recognition import antispoofing
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import Resources
@@ -33,6 +36,28 @@ def weights_cache() -> WeightsCache:
     folder = Settings().weights_folder
     folder.mkdir(parents=True, exist_ok=True)
     return WeightsCache(folder)
+
+
+@pytest.fixture(scope="session")
+def spoof_home(
+    weights_cache: WeightsCache, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A home whose weights are the machine's, and those of anti-spoofing from the development data."""
+    home = tmp_path_factory.mktemp("spoof-home")
+    for source in (weights_cache.folder, weights_cache.folder / "converted"):
+        target = home / "weights" / source.relative_to(weights_cache.folder)
+        target.mkdir(parents=True)
+        for file in source.glob("[!.]*"):
+            if file.is_file():
+                (target / file.name).symlink_to(file)
+    for weights in antispoofing.WEIGHTS:
+        file = shared_data / "weights" / weights.name
+        if not file.is_file():
+            pytest.skip(f"the development data have no {weights.name}")
+        link = home / "weights" / weights.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +89,18 @@ def portraits(weights_cache: WeightsCache) -> dict[str, bytes]:
     """File name -> JPEG bytes of the sample people."""
     paths = weights_cache.ensure([sample.weights for sample in SAMPLES])
     return {s.file: p.read_bytes() for s, p in zip(SAMPLES, paths, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def cut_outs(portraits: dict[str, bytes]) -> dict[str, bytes]:
+    """Two portraits' heads cut out and laid on black paper, as JPEG: attacks, if clumsy ones."""
+    heads = {"obama.jpg": (307, 65, 687, 471), "biden.jpg": (352, 185, 769, 631)}
+    made = {}
+    for name, head in heads.items():
+        cut = Image.open(io.BytesIO(portraits[name])).convert("RGB").crop(head)
+        paper = Image.new("RGB", (3 * cut.width, 3 * cut.height), "black")
+        paper.paste(cut, (cut.width, cut.height))
+        out = io.BytesIO()
+        paper.save(out, "JPEG", quality=95)
+        made[name] = out.getvalue()
+    return made

@@ -54,7 +54,7 @@ class World:
         self.vectors = made_up(people, each=1, dimension=128, seed=self.number).raw
         recipe = Recipe("Dlib", "mediapipe", version=self.number)
         with database.write() as connection:
-            self.space: Space = spaces.ensure(connection, recipe)
+            self.space: Space = spaces.ensure(connection, recipe, 128)
             galleries.ensure(connection, self.name)
             self.gallery = galleries.get(connection, self.name).id
             galleries.set_spaces(connection, self.gallery, active=self.space.id, building=None)

@@ -27,7 +27,6 @@ PER_MATCH = 8
 LONGEST_SHORTLIST = 16_384
 SCAN_SHARE = 8
 """A shortlist of more than a block's eighth costs more than looking at all of it."""
-NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,6 @@ from indexer.errors import NotFound
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
 from recognition.pipeline import Recipe
-from recognition.registry import model
 
 CHANNEL = "facesearch"
 NOBODY = 0
@@ -63,9 +62,8 @@ def find(connection: ReadConnection | WriteConnection, recipe: Recipe) -> Space 
     return _space(row) if row else None
 
 
-def ensure(connection: WriteConnection, recipe: Recipe) -> Space:
-    """The recipe's space; made, with its partition, when it is new."""
-    dimension = model(recipe.model).dimension
+def ensure(connection: WriteConnection, recipe: Recipe, dimension: int) -> Space:
+    """The recipe's space; made, with its partition for embeddings of that dimension, when it is new."""
     values = {
         "model": recipe.model,
         "detector": recipe.detector,

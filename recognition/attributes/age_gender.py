@@ -136,6 +136,7 @@ def _gender(resources: Resources) -> Gender:
 SPECS: tuple[AttributeSpec, ...] = (
     AttributeSpec(
         name="age",
+        action="age",
         summary="Years from 0 to 80, by a ResNet-10",
         licence=AGE_WEIGHTS.licence,
         origin=AGE_WEIGHTS.origin,
@@ -145,6 +146,7 @@ SPECS: tuple[AttributeSpec, ...] = (
     ),
     AttributeSpec(
         name="gender",
+        action="gender",
         summary="Woman or man, by a small convolutional network; 97.3 % on LFW as its authors state",
         licence=GENDER_WEIGHTS.licence,
         origin=GENDER_WEIGHTS.origin,

@@ -91,6 +91,7 @@ def _build(resources: Resources) -> Emotion:
 SPECS: tuple[AttributeSpec, ...] = (
     AttributeSpec(
         name="emotion",
+        action="emotion",
         summary="Seven expressions by mini-XCEPTION; 66 % on FER2013 as its authors state",
         licence=WEIGHTS.licence,
         origin=WEIGHTS.origin,

@@ -297,7 +297,12 @@ def detections(found: Found, image: Rgb) -> tuple[Detection, ...]:
     """One `Detection` per row, best score first, boxes cut at the image's edges."""
     boxes = geometry.clip(found.boxes, image.shape[1], image.shape[0])
     return tuple(
-        Detection(geometry.to_box(boxes[i]), float(found.scores[i]), landmarks(found.points[i]))
+        Detection(
+            geometry.to_box(boxes[i]),
+            float(found.scores[i]),
+            landmarks(found.points[i]),
+            mouth=(float(found.points[i, 3, 0]), float(found.points[i, 3, 1])),
+        )
         for i in np.argsort(-found.scores, kind="stable")
         if boxes[i, 2:].min() >= 1
     )

@@ -14,19 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import geometry
-from recognition.formats import mtcnn_lz4
-from recognition.formats.mtcnn_lz4 import Architecture
+from recognition import cascade, geometry
+from recognition.cascade import CELL, STRIDE
+from recognition.formats import mtcnn_networks
 from recognition.geometry import Boxes
 from recognition.runtime import Session
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Rgb
-from recognition.weights import Weights
 
 Array = NDArray[np.float32]
 
-_CELL, _STRIDE = 12, 2
-"""Window and step of the first network, in pixels of a pyramid level."""
 _GREY = (127.5, 127.5, 127.5)
 """What lies outside the image: 0 for the networks."""
 
@@ -95,17 +92,17 @@ class Mtcnn:
         rows, columns = np.nonzero(score[0] > self._cascade.scores[0])
         picked = np.argsort(-score[0, rows, columns])[: self._cascade.most_per_level]
         rows, columns = rows[picked], columns[picked]
-        corner = np.stack([columns, rows], axis=1).astype(np.float32) * _STRIDE + 1
-        corners = np.concatenate([corner, corner + (_CELL - 1)], axis=1)
-        corners = (corners + offsets[:, rows, columns].T * (_CELL - 1)) / np.float32(scale)
-        return suppress(_from_corners(corners), score[0, rows, columns], 0.5)
+        corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE + 1
+        corners = np.concatenate([corner, corner + (CELL - 1)], axis=1)
+        corners = (corners + offsets[:, rows, columns].T * (CELL - 1)) / np.float32(scale)
+        return suppress(cascade.from_corners(corners), score[0, rows, columns], 0.5)
 
     def _refine(self, image: Array, found: _Candidates) -> _Candidates:
         if not len(found.boxes):
             return found
         offsets, score = self._rnet(crops(image, found.boxes, 24))
         kept = score[:, 0] > self._cascade.scores[1]
-        boxes = _adjust(found.boxes, offsets)[kept]
+        boxes = cascade.adjust(found.boxes, offsets)[kept]
         refined = suppress(boxes, score[kept, 0], 0.7).best(self._cascade.most_refined)
         return _Candidates(geometry.square(refined.boxes), refined.scores)
 
@@ -115,10 +112,10 @@ class Mtcnn:
             return found.boxes, found.scores, np.zeros((0, 5, 2), np.float32)
         offsets, landmarks, score = self._onet(crops(image, found.boxes, 48))
         kept = np.flatnonzero(score[:, 0] > self._cascade.scores[2])
-        boxes = _adjust(found.boxes, offsets)[kept]
+        boxes = cascade.adjust(found.boxes, offsets)[kept]
         best = unsuppressed(boxes, score[kept, 0], 0.7, over="smaller")
         kept = kept[best]
-        return boxes[best], score[kept, 0], _points(found.boxes[kept], landmarks[kept])
+        return boxes[best], score[kept, 0], cascade.points(found.boxes[kept], landmarks[kept])
 
 
 def pyramid(image: Array, cascade: Cascade) -> Iterator[tuple[Array, float]]:
@@ -127,8 +124,8 @@ def pyramid(image: Array, cascade: Cascade) -> Iterator[tuple[Array, float]]:
     Every level is made from the whole image: shortcuts through smaller ones move boxes by several per cent.
     """
     height, width = image.shape[:2]
-    scale = _CELL / cascade.min_face
-    while min(height, width) * scale >= _CELL:
+    scale = CELL / cascade.min_face
+    while min(height, width) * scale >= CELL:
         size = int(width * scale), int(height * scale)
         level = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         yield level.astype(np.float32, copy=False), scale
@@ -170,68 +167,8 @@ def unsuppressed(
     return order[~np.triu(clashes, 1).any(axis=0)]
 
 
-def _adjust(boxes: Boxes, offsets: Array) -> Boxes:
-    """Corners moved by shares of the box's size, counted in pixels from the first to the last."""
-    size = np.tile(boxes[:, 2:] + 1, 2)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    return _from_corners(corners + offsets * size)
-
-
-def _from_corners(corners: Array) -> Boxes:
-    """(n, 4) left, top, right, bottom to x, y, width, height; a box turned inside out has no size."""
-    return np.concatenate([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)], axis=1)
-
-
-def _points(boxes: Boxes, landmarks: Array) -> Array:
-    """(n, 5, 2) points of (n, 10) shares of the box's size: all x, then all y.
-
-    The network's own order is that of `types.Points`: its first eye is the one at the left of the picture.
-    """
-    shares = landmarks.reshape(-1, 2, 5).transpose(0, 2, 1)
-    points: Array = boxes[:, None, :2] - 1 + shares * (boxes[:, None, 2:] + 1)
-    return points
-
-
-def _weights(file: str, sha256: str) -> Weights:
-    return Weights(
-        name=f"mtcnn_{file}",
-        sha256=sha256,
-        licence="MIT",
-        origin="mtcnn 1.0.0 by Iván de Paz Centeno",
-        package="mtcnn==1.0.0",
-        member=f"mtcnn/assets/weights/{file}",
-    )
-
-
-_NETWORKS: tuple[tuple[Weights, Architecture], ...] = (
-    (
-        _weights("pnet.lz4", "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5"),
-        mtcnn_lz4.PNET,
-    ),
-    (
-        _weights("rnet.lz4", "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee"),
-        mtcnn_lz4.RNET,
-    ),
-    (
-        _weights("onet.lz4", "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3"),
-        mtcnn_lz4.ONET,
-    ),
-)
-
-
-def _session(resources: Resources, weights: Weights, architecture: Architecture) -> Session:
-    path = resources.weights.derived(
-        weights.name.replace(".lz4", "_2.onnx"),
-        [weights],
-        lambda paths: mtcnn_lz4.convert(paths[0].read_bytes(), architecture),
-    )
-    return resources.runtime.session(path, architecture.heads)
-
-
 def _build(resources: Resources) -> Mtcnn:
-    resources.weights.ensure([weights for weights, _ in _NETWORKS])
-    pnet, rnet, onet = (_session(resources, *network) for network in _NETWORKS)
-    return Mtcnn(pnet, rnet, onet)
+    return Mtcnn(*mtcnn_networks.load(resources))
 
 
 SPECS: tuple[DetectorSpec, ...] = (
@@ -241,7 +178,7 @@ SPECS: tuple[DetectorSpec, ...] = (
         licence="MIT",
         origin="K. Zhang et al. 2016; weights of mtcnn 1.0.0 by Iván de Paz Centeno",
         landmarks=True,
-        weights=tuple(weights for weights, _ in _NETWORKS),
+        weights=mtcnn_networks.WEIGHTS,
         build=_build,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -38,10 +39,13 @@ class Layer:
     arrays: tuple[Array, ...]
 
 
-def read(data: bytes) -> tuple[Layer, ...]:
-    """The layers that have weights; raises BadWeights for what is not a Keras file, or a damaged one."""
+def read(source: bytes | Path) -> tuple[Layer, ...]:
+    """The layers that have weights; raises BadWeights for what is not a Keras file, or a damaged one.
+
+    Weights alone (`save_weights`) or with the model (`save`): nothing but arrays and their names is looked at.
+    """
     try:
-        with h5py.File(io.BytesIO(data), "r") as file:
+        with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file:
             root = file.get("model_weights", file)
             names = _names(root, "layer_names")
             _need(len(names) <= MOST_LAYERS, f"{len(names)} layers")

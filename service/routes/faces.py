@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from indexer.errors import Conflict, NotFound
 from indexer.store import galleries, identities, images, spaces
-from recognition import registry
 from recognition.errors import NoFace
 from recognition.pipeline import Recipe
+from recognition.spec import Threshold
 from recognition.types import Embeddings
 from recognition.verification import compare
 from service import vision
@@ -51,7 +51,7 @@ async def represent(
 ) -> RepresentResponse:
     """Embeddings of all faces."""
     started = time.perf_counter()
-    plan = vision.plan(asked, owned.settings)
+    plan = vision.plan(asked, owned.settings, owned.recognizer.models)
     image = await owned.sources.get(asked.img)
     seen = await while_connected(
         request,
@@ -61,7 +61,7 @@ async def represent(
         results=representations(seen),
         model=plan.recipe.model,
         detector_backend=plan.recipe.detector,
-        dimensions=registry.model(plan.recipe.model).dimension,
+        dimensions=owned.recognizer.spec(plan.recipe).dimension,
         time=_since(started),
     )
 
@@ -72,14 +72,14 @@ async def analyze(
     asked: Annotated[AnalyzeRequest, Depends(body(AnalyzeRequest))],
     owned: Owned,
 ) -> AnalyzeResponse:
-    """Estimates of age, gender, emotion for every face."""
+    """Estimates of age, gender, emotion for every face, and of race where its weights are."""
     started = time.perf_counter()
-    plan = vision.plan(asked, owned.settings)
-    actions = vision.known_actions(owned.recognizer, asked.actions)
+    plan = vision.plan(asked, owned.settings, owned.recognizer.models)
+    actions = vision.known_actions(asked.actions, owned.recognizer.usual_actions())
     image = await owned.sources.get(asked.img)
     found = await while_connected(
         request,
-        owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan, actions)),
+        owned.inference.run(lambda: vision.analyze(owned.recognizer, image, plan, actions)),
     )
     return AnalyzeResponse(
         results=analyses(found), detector_backend=plan.recipe.detector, time=_since(started)
@@ -94,10 +94,10 @@ async def extract(
 ) -> ExtractResponse:
     """Where the faces are, and how usable."""
     started = time.perf_counter()
-    plan = vision.plan(asked, owned.settings)
+    plan = vision.plan(asked, owned.settings, owned.recognizer.models)
     image = await owned.sources.get(asked.img)
     found = await while_connected(
-        request, owned.inference.run(lambda: vision.detect(owned.recognizer, image, plan))
+        request, owned.inference.run(lambda: vision.extract(owned.recognizer, image, plan))
     )
     return ExtractResponse(
         results=extracted(found), detector_backend=plan.recipe.detector, time=_since(started)
@@ -129,7 +129,8 @@ async def verify(
 
 async def _verify_pair(request: Request, asked: VerifyRequest, owned: Services) -> VerifyResponse:
     started = time.perf_counter()
-    plan = vision.plan(asked, owned.settings)
+    plan = vision.plan(asked, owned.settings, owned.recognizer.models)
+    own = _own_threshold(owned, asked, plan.recipe)
     first = await owned.sources.get(asked.img1 or b"")
     second = await owned.sources.get(asked.img2 or b"")
 
@@ -138,22 +139,23 @@ async def _verify_pair(request: Request, asked: VerifyRequest, owned: Services) 
         return one, vision.represent(owned.recognizer, second, plan, "img2")
 
     a, b = await while_connected(request, owned.inference.run(both))
-    return _verdict(asked, plan.recipe, a, b, _rows(b), started)
+    return _verdict(asked, (plan.recipe, own), a, b, _rows(b), started)
 
 
 async def _verify_identity(
     request: Request, asked: VerifyRequest, owned: Services
 ) -> VerifyResponse:
     started = time.perf_counter()
-    model = vision.known_model(asked.model_name)
+    model = vision.known_model(owned.recognizer.models, asked.model_name)
     recipe, stored = await owned.threads.run(lambda: _stored(owned, asked, model))
-    plan = vision.plan(asked, owned.settings, recipe)
+    plan = vision.plan(asked, owned.settings, owned.recognizer.models, recipe)
+    own = _own_threshold(owned, asked, plan.recipe)
     image = await owned.sources.get(asked.img or b"")
     seen = await while_connected(
         request,
         owned.inference.run(lambda: vision.represent(owned.recognizer, image, plan, "img")),
     )
-    return _verdict(asked, plan.recipe, seen, None, stored, started)
+    return _verdict(asked, (plan.recipe, own), seen, None, stored, started)
 
 
 def _stored(owned: Services, asked: VerifyRequest, model: str | None) -> tuple[Recipe, Embeddings]:
@@ -173,15 +175,23 @@ def _stored(owned: Services, asked: VerifyRequest, model: str | None) -> tuple[R
     return recipe, rows
 
 
+def _own_threshold(owned: Services, asked: VerifyRequest, recipe: Recipe) -> Threshold:
+    """Raises ModelUnavailable, NoThreshold."""
+    return owned.recognizer.spec(recipe).threshold(
+        recipe.detector, asked.distance_metric, recipe.align, asked.threshold
+    )
+
+
 def _verdict(
     asked: VerifyRequest,
-    recipe: Recipe,
+    by: tuple[Recipe, Threshold],
     a: vision.Seen,
     b: vision.Seen | None,
     rows: Embeddings,
     started: float,
 ) -> VerifyResponse:
-    verdict = compare(_rows(a), rows, recipe, asked.distance_metric, asked.threshold)
+    recipe, own = by
+    verdict = compare(_rows(a), rows, own, asked.threshold)
     first = area(a.faces[verdict.first].detection, a.width, a.height)
     second = None
     if b is not None:

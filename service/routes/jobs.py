@@ -48,7 +48,7 @@ async def reindex(
 ) -> JobCreated:
     """Move a gallery to another model or detector while it is searched, or look for changes."""
     params: dict[str, Any] = {
-        "model": vision.known_model(asked.model_name),
+        "model": vision.known_model(owned.recognizer.models, asked.model_name),
         "detector": vision.known_detector(asked.detector_backend),
         "path": None,
     }

@@ -9,12 +9,15 @@ from fastapi import APIRouter
 
 from recognition import catalogue
 from recognition.catalogue import Entry, File
-from recognition.spec import AttributeSpec, DetectorSpec, ModelSpec
+from recognition.registry import Models
+from recognition.spec import AntiSpoofingSpec, AttributeSpec, DetectorSpec, ModelSpec
 from recognition.weights import WeightsCache
 from service.deps import Owned
 from service.routes.responses import problems
 from service.schemas import (
+    AntiSpoofingView,
     AttributeView,
+    BrokenModel,
     DetectorView,
     ModelList,
     ModelView,
@@ -27,12 +30,13 @@ router = APIRouter(tags=["models"], responses=problems(401, 500))
 
 @router.get("/models")
 async def models(owned: Owned) -> ModelList:
-    """Every model, detector and attribute, and where their weights are or come from."""
-    return await anyio.to_thread.run_sync(_list, owned.recognizer.resources.weights)
+    """Every model, detector, attribute and anti-spoofing method, and where their weights are or come from."""
+    recognizer = owned.recognizer
+    return await anyio.to_thread.run_sync(_list, recognizer.resources.weights, recognizer.models)
 
 
-def _list(cache: WeightsCache) -> ModelList:
-    every = catalogue.entries(cache)
+def _list(cache: WeightsCache, models: Models) -> ModelList:
+    every = catalogue.entries(cache, models)
     return ModelList(
         models=[_model(e, e.spec) for e in every if isinstance(e.spec, ModelSpec)],
         detectors=[
@@ -41,10 +45,14 @@ def _list(cache: WeightsCache) -> ModelList:
             if isinstance(e.spec, DetectorSpec)
         ],
         attributes=[
-            AttributeView(**_common(e), classes=list(e.spec.classes))
+            AttributeView(**_common(e), action=e.spec.action, classes=list(e.spec.classes))
             for e in every
             if isinstance(e.spec, AttributeSpec)
         ],
+        anti_spoofing=[
+            AntiSpoofingView(**_common(e)) for e in every if isinstance(e.spec, AntiSpoofingSpec)
+        ],
+        broken=[BrokenModel(name=b.name, file=str(b.path), reason=b.reason) for b in models.broken],
     )
 
 
@@ -53,6 +61,7 @@ def _model(entry: Entry, spec: ModelSpec) -> ModelView:
         **_common(entry),
         dimension=spec.dimension,
         input_size=spec.input_size,
+        described_in=None if spec.described_in is None else str(spec.described_in),
         thresholds={
             f"default{detector}" if detector.startswith("/") else detector or "default": {
                 metric: ThresholdView(
@@ -61,6 +70,7 @@ def _model(entry: Entry, spec: ModelSpec) -> ModelView:
                 for metric, t in of_detector.items()
             }
             for detector, of_detector in spec.thresholds.items()
+            if of_detector
         },
     )
 
@@ -76,6 +86,7 @@ def _common(entry: Entry) -> dict[str, Any]:
         "refused": entry.refused,
         "available": entry.available,
         "weights": [_weights(file) for file in entry.files],
+        "alternatives": [_weights(file) for file in entry.alternatives],
     }
 
 

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from indexer.errors import EmptyGallery, VersionAhead
 from indexer.search import Decision, Engine, Found, Query, Target
 from indexer.store.search import Scoring
-from recognition import registry
 from recognition.pipeline import Recipe
+from recognition.registry import Models
 from recognition.spec import Threshold
 from recognition.types import Embeddings
 from service import vision
 from service.body import body, described
 from service.deps import Owned, admitted
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, UnsupportedOption
 from service.inference import while_connected
 from service.routes.responses import CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import (
@@ -50,12 +50,15 @@ async def find(
     started = time.perf_counter()
     if (asked.img is None) == (asked.embedding is None):
         raise InvalidRequest("send either img or embedding")
+    if asked.embedding is not None and asked.anti_spoofing:
+        raise UnsupportedOption("anti_spoofing needs img: an embedding does not show a face")
     if asked.threshold is not None and asked.target_fpir is not None:
         raise InvalidRequest("send either threshold or target_fpir")
     target = await _target(owned, asked)
-    plan = vision.plan(asked, owned.settings, target.space.recipe if target else None)
+    models = owned.recognizer.models
+    plan = vision.plan(asked, owned.settings, models, target.space.recipe if target else None)
+    own = _own_threshold(owned, asked, target.space.recipe if target else plan.recipe)
     probes, results = await _probes(request, asked, owned, Probed(plan, target))
-    own = _own_threshold(asked, target.space.recipe if target else plan.recipe)
     limit = Limit(own.value if asked.threshold is None else asked.threshold)
     if target is None:
         found = _nothing(len(probes), asked)
@@ -81,11 +84,10 @@ class Probed:
     plan: vision.Plan
     target: Target | None
 
-    @property
-    def dimension(self) -> int:
+    def dimension(self, models: Models) -> int:
         if self.target is not None:
             return self.target.space.dimension
-        return registry.model(self.plan.recipe.model).dimension
+        return models.installed(self.plan.recipe.model).dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,9 @@ class Limit:
 
 async def _target(owned: Services, asked: FindRequest) -> Target | None:
     """None for a gallery that nobody was ever enrolled in. Raises NotFound, Conflict."""
-    model = vision.known_model(asked.model_name)
+    model = vision.known_model(owned.recognizer.models, asked.model_name)
     known = owned.searcher.known(asked.gallery, model)
-    if known is not None:
+    if known is not None and owned.recognizer.usable(known.space.recipe):
         return known
 
     def look() -> Target | None:
@@ -117,7 +119,7 @@ async def _probes(
 ) -> tuple[Embeddings, list[FaceMatches]]:
     """(n, dimension) float32, and an answer without matches for each."""
     if asked.embedding is not None:
-        rows = _embeddings(asked.embedding, probed.dimension)
+        rows = _embeddings(asked.embedding, probed.dimension(owned.recognizer.models))
         return rows, [FaceMatches(facial_area=None, face_confidence=None, matches=[]) for _ in rows]
     image = await owned.sources.get(asked.img or b"")
     seen = await while_connected(
@@ -146,9 +148,10 @@ def _embeddings(given: list[list[float]], dimension: int) -> Embeddings:
     return rows
 
 
-def _own_threshold(asked: FindRequest, recipe: Recipe) -> Threshold:
-    return registry.model(recipe.model).threshold(
-        recipe.detector, asked.distance_metric, recipe.align
+def _own_threshold(owned: Services, asked: FindRequest, recipe: Recipe) -> Threshold:
+    """Raises ModelUnavailable, NoThreshold."""
+    return owned.recognizer.models.installed(recipe.model).threshold(
+        recipe.detector, asked.distance_metric, recipe.align, asked.threshold
     )
 
 

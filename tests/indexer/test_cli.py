@@ -114,6 +114,30 @@ def test_images_on_the_command_line(run: Command, tree: Path) -> None:
     assert run.json("extract", a)["results"][0]["facial_area"]["w"] > 50  # type: ignore[index]
 
 
+def test_spoofs_on_the_command_line(
+    run: Command, tree: Path, tmp_path: Path, spoof_home: Path, cut_outs: dict[str, bytes]
+) -> None:
+    run("index", str(tree), "--gallery", run.gallery)
+    settings = {
+        "FACESEARCH_DATABASE_URL": run("db", "url").strip(),
+        "FACESEARCH_HOME": str(spoof_home),
+    }
+    live, spoof = str(tree / "Barack/1.jpg"), str(tmp_path / "spoof.jpg")
+    Path(spoof).write_bytes(cut_outs["obama.jpg"])
+    for image, is_real in ((live, True), (spoof, False)):
+        (face,) = run.json("extract", image, "--anti-spoofing", **settings)["results"]  # type: ignore[index]
+        assert face["is_real"] is is_real
+        assert 0.9 < face["antispoof_score"] <= 1
+    assert "is_real" not in run("extract", live, "--json", **settings)
+    where = ("--gallery", run.gallery)
+    for command in (("represent",), ("analyze",), ("verify", live), ("find", *where)):
+        assert run(*command, live, "--anti-spoofing", **settings)
+        says = run(*command, spoof, "--anti-spoofing", code=1, **settings)
+        assert "spoof.jpg looks like a picture" in says
+    says = run("extract", live, "--anti-spoofing", "--detector", "skip", code=1, **settings)
+    assert "skip" in says
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -157,7 +181,7 @@ def test_an_unreachable_database(run: Command) -> None:
 
 def test_models_and_database_commands(run: Command, settings: Settings) -> None:
     models = {row["name"]: row for row in run.json("models", "list")}  # type: ignore[union-attr]
-    assert {"Dlib", "mediapipe", "mtcnn", "opencv", "dlib", "skip", "age"} <= set(models)
+    assert {"Dlib", "mediapipe", "mtcnn", "opencv", "dlib", "skip", "age", "Fasnet"} <= set(models)
     assert all(row["state"] in ("valid", "missing") for row in run.json("models", "check"))  # type: ignore[union-attr]
     assert run.json("db", "start")["running"] is True  # type: ignore[index]
     assert run.json("db", "status")["revision"] == "0002"  # type: ignore[index]

@@ -139,7 +139,7 @@ def test_new_faces_go_to_both_spaces_during_a_move(
 ) -> None:
     with database.write() as connection:
         made = galleries.ensure(connection, gallery)
-        old, new = spaces.ensure(connection, OLD), spaces.ensure(connection, NEW)
+        old, new = spaces.ensure(connection, OLD, 128), spaces.ensure(connection, NEW, 128)
         galleries.set_spaces(connection, made.id, active=old.id, building=new.id)
     Enroller(database, Extractor(recognizer, settings), settings).enrol(
         gallery, "Joe", [photos["biden"]]

@@ -173,7 +173,7 @@ def test_points_do_not_depend_on_the_box(
 def test_eyes_and_nose(images: dict[str, Rgb], predictor: LandmarkPredictor) -> None:
     image = images["obama.jpg"]
     _, box = hog_box(image)
-    points = predictor.eyes_and_nose(image, box)
+    points = predictor.eyes_and_nose(image, Detection(box, 0.0))
     assert points.shape == (5, 2)
     assert points.dtype == np.float32
     assert np.isnan(points[3:]).all()
@@ -190,7 +190,7 @@ def test_turned_faces_are_found_by_their_landmarks(
     """Even upside down, where a box alone would mislead."""
     image = images["biden.jpg"]
     _, box = hog_box(image)
-    upright = predictor.eyes_and_nose(image, box)
+    upright = predictor.eyes_and_nose(image, Detection(box, 0.0))
     expected = predictor.find(image, Detection(box, 1.0, upright))
     face = np.ptp(expected[:, 0])
     for degrees in (40, 90, 180, -135):

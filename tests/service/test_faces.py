@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from indexer.settings import Settings
 from recognition.types import METRICS
 from tests.service.conftest import encoded, enrol, problem
 
@@ -160,11 +161,23 @@ def test_analyze_only_what_is_asked(
     assert "emotion" not in face
 
 
-def test_race_is_unknown(client: httpx.Client, photos: dict[str, bytes]) -> None:
-    response = client.post("/analyze", files={"img": photos["obama"]}, data={"actions": "race"})
+def test_unknown_actions(client: httpx.Client, photos: dict[str, bytes]) -> None:
+    response = client.post("/analyze", files={"img": photos["obama"]}, data={"actions": "mood"})
     detail = problem(response, 422, "unknown-name")["detail"]
     assert "age" in detail
     assert "emotion" in detail
+
+
+def test_race_says_where_to_get_its_weights(
+    client: httpx.Client, photos: dict[str, bytes], settings: Settings
+) -> None:
+    """It is not among the usual actions without them; asked for, it is a 503."""
+    if any(settings.weights_folder.glob("race_model_single_batch.*")):
+        pytest.skip("its weights are here")
+    response = client.post("/analyze", files={"img": photos["obama"]}, data={"actions": "race"})
+    detail = problem(response, 503, "weights-missing")["detail"]
+    assert "race_model_single_batch.onnx" in detail
+    assert "https://" in detail
 
 
 def test_extract(client: httpx.Client, photos: dict[str, bytes]) -> None:
@@ -220,7 +233,6 @@ def test_names_are_matched_in_any_case(client: httpx.Client, photos: dict[str, b
     [
         ({"model_name": "Nonet"}, "unknown-name", "Dlib"),
         ({"detector_backend": "nodet"}, "unknown-name", "opencv"),
-        ({"anti_spoofing": "true"}, "unsupported-option", "not available"),
         ({"normalization": "Facenet2018"}, "unsupported-option", "base"),
         ({"distance_metric": "manhattan"}, "invalid-request", "cosine"),
         ({"max_faces": "0"}, "invalid-request", "max_faces"),
