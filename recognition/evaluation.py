@@ -281,7 +281,7 @@ def fit(trials: Trials) -> Logistic:
     offset = np.minimum(known.distances / scale, 2.0) - 1.0
     if answered_right(known, threshold).all():
         counts = np.where(known.same, known.same.sum(), known.strangers)
-        targets = np.where(known.same, (counts + 1) / (counts + 3), 1 / (counts + 2))
+        targets = np.where(known.same, (counts + 1) / (counts + 2), 1 / (counts + 2))
 
     def loss(log_slope: float) -> float:
         exponent = np.exp(log_slope) * offset

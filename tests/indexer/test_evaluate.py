@@ -18,7 +18,7 @@ from indexer.evaluate import Evaluator, pair_distances
 from indexer.labelled import CannotEvaluate
 from indexer.progress import Silent
 from indexer.settings import Settings
-from recognition.images import decode
+from recognition.images import ImageLimits, decode
 from recognition.metrics import distances
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.types import ALIGNS, METRICS, Align
@@ -192,7 +192,7 @@ def test_faces_are_those_of_every_other_command(
 ) -> None:
     recipe = Recipe("Dlib", "opencv", align)
     seen = Evaluator(recognizer, settings).look(labelled.read(people, None), recipe, Silent())
-    wanted = recognizer.represent([decode(photos["obama1"])], recipe, Selection())[0]
+    wanted = recognizer.represent([decode(photos["obama1"], ImageLimits())], recipe, Selection())[0]
     assert len(seen[0].rows) == len(wanted) > 0
     assert seen[0].rows == pytest.approx(recognizer.embeddings(wanted, recipe), abs=1e-5)
 
