@@ -13,6 +13,7 @@ from types import MappingProxyType
 import pytest
 from click.testing import CliRunner, Result
 
+from indexer import own_models
 from indexer.cli import main
 from recognition import registry
 from recognition.weights import Weights, WeightsCache
@@ -38,8 +39,23 @@ def far(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> Weights:
         urls=(f"{publisher.url}/far.onnx",), non_commercial=True,
     )  # fmt: skip
     spec = replace(registry.MODELS["Dlib"], name="Far", licence="research only", weights=(weights,))
-    monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "Far": spec}))
+    monkeypatch.setattr(own_models, "BUILT_IN", registry.Models({**registry.MODELS, "Far": spec}))
     return weights
+
+
+@pytest.fixture
+def packaged(far: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Far and what packages carry: nothing that another address has is looked for."""
+    far_spec = own_models.BUILT_IN.specs["Far"]
+    models = {"Dlib": registry.MODELS["Dlib"], "Far": far_spec}
+    monkeypatch.setattr(own_models, "BUILT_IN", registry.Models(models))
+    for name in ("DETECTORS", "ATTRIBUTES", "ANTI_SPOOFING"):
+        kept = {
+            known: spec
+            for known, spec in getattr(registry, name).items()
+            if all(weights.package for weights in spec.weights)
+        }
+        monkeypatch.setattr(registry, name, MappingProxyType(kept))
 
 
 @pytest.fixture
@@ -104,7 +120,7 @@ def test_json_has_no_progress(run: Run, far: Weights) -> None:
 
 
 def test_without_names_nothing_large_is_fetched(
-    run: Run, far: Weights, publisher: Publisher, weights_cache: WeightsCache, tmp_path: Path
+    run: Run, packaged: None, publisher: Publisher, weights_cache: WeightsCache, tmp_path: Path
 ) -> None:
     (tmp_path / "weights").mkdir()
     for path in weights_cache.folder.iterdir():
