@@ -17,7 +17,7 @@ from recognition import antispoofing
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import Resources
-from recognition.weights import WeightsCache
+from recognition.weights import Policy, WeightsCache
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -35,7 +35,7 @@ def weights_cache() -> WeightsCache:
     """The machine's own weights cache, so that files are fetched once and not for every run."""
     folder = Settings().weights_folder
     folder.mkdir(parents=True, exist_ok=True)
-    return WeightsCache(folder)
+    return WeightsCache(folder, policy=Policy(addresses=False))
 
 
 @pytest.fixture(scope="session")

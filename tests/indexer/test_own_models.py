@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from indexer import own_models
+from recognition import registry
 from recognition.errors import ModelUnavailable, NoThreshold, UnknownName
 from recognition.pipeline import Recipe, Recognizer, space_version
 from recognition.runtime import Runtime
@@ -30,7 +31,7 @@ def crops(count: int) -> list[Rgb]:
 
 def test_no_folder_is_no_model(tmp_path: Path) -> None:
     models = own_models.load(tmp_path / "models")
-    assert set(models.specs) == {"Dlib", "SFace", "Buffalo_L"}
+    assert set(models.specs) == set(registry.MODELS)
     assert models.broken == ()
 
 

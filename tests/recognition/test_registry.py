@@ -37,7 +37,7 @@ def test_specs_are_complete() -> None:
         assert spec.summary
         for weights in chain(spec.weights, *alternatives(spec)):
             assert weights.sha256 is None or len(weights.sha256) == 64
-            assert "==" in weights.package or weights.urls
+            assert "==" in weights.package or weights.urls or weights.how
     for model in registry.MODELS.values():
         assert {"", "/none"} <= set(model.thresholds)
         for name, thresholds in model.thresholds.items():

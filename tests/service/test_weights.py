@@ -8,12 +8,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from indexer import own_models
 from recognition import registry
+from recognition.spec import Resources
 from recognition.weights import Weights, WeightsCache
 from service.app import create_app
 from service.settings import ServiceSettings
@@ -32,19 +35,21 @@ def publisher() -> Iterator[Publisher]:
 
 @pytest.fixture
 def far(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> Weights:
-    """A model and an attribute called Far."""
+    """A model called Far, and an attribute of that name for race."""
     weights = Weights(
         name="far.onnx", sha256=SHA, licence="research only", origin="this test",
         urls=(f"{publisher.url}/far.onnx",), non_commercial=True,
     )  # fmt: skip
-    for kind, like in (("MODELS", "Dlib"), ("ATTRIBUTES", "age")):
-        known = getattr(registry, kind)
-        spec = replace(
-            known[like], name="Far", weights=(weights,),
-            build=lambda resources: resources.weights.path(weights),
-        )  # fmt: skip
-        found = {**known, "Far": spec}
-        monkeypatch.setattr(registry, kind, MappingProxyType(found))
+
+    def build(resources: Resources) -> Any:
+        return resources.weights.path(weights)
+
+    changes = {"name": "Far", "weights": (weights,), "alternatives": (), "build": build}
+    model = replace(registry.MODELS["Dlib"], **changes)
+    race = replace(registry.ATTRIBUTES["race"], **changes)
+    others = {name: spec for name, spec in registry.ATTRIBUTES.items() if name != "race"}
+    monkeypatch.setattr(own_models, "BUILT_IN", registry.Models({**registry.MODELS, "Far": model}))
+    monkeypatch.setattr(registry, "ATTRIBUTES", MappingProxyType({**others, "Far": race}))
     return weights
 
 
@@ -89,7 +94,7 @@ def test_missing_weights_are_not_fetched_for_a_request(
         analyzed = client.post("/analyze", files={"img": io.BytesIO(photos["obama"])})
         assert {"age", "emotion"} <= set(analyzed.json()["results"][0]), "without Far"
         asked = client.post(
-            "/analyze", files={"img": io.BytesIO(photos["obama"])}, data={"actions": "Far"}
+            "/analyze", files={"img": io.BytesIO(photos["obama"])}, data={"actions": "race"}
         )
         problem(asked, 503, "weights-missing")
     assert publisher.asked == []
