@@ -18,7 +18,7 @@ WIDE = 200
 
 def show(data: object, table: Sequence[Mapping[str, Any]] | None) -> None:
     """A table if there are rows for one, else a line per field."""
-    console = Console(highlight=False)
+    console = _console()
     if table is not None:
         console.print(_table(table) if table else "nothing")
     elif isinstance(data, Mapping):
@@ -30,7 +30,7 @@ def show(data: object, table: Sequence[Mapping[str, Any]] | None) -> None:
 
 def evaluation(result: Mapping[str, Any]) -> None:
     """Tables, what they rest on, and the block for a model's spec."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = _console()
     console.print(f"{result['source']['name']}: {report.recipe_of(result)}\n", markup=False)
     for title, rows in report.tables(result):
         console.print(title, style="bold", markup=False)
@@ -43,6 +43,10 @@ def evaluation(result: Mapping[str, Any]) -> None:
     lines += [f"{one['file']}: {one['reason']}" for one in result.get("failures", ())]
     for line in [*lines, "", "For a model's spec:", "", result["spec"]]:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
