@@ -108,7 +108,7 @@ def test_http(house: House, photos: dict[str, bytes], tmp_path: Path) -> None:
         tiny = {m["name"]: m for m in listed["models"]}["Tiny"]
         assert tiny["available"]
         assert tiny["thresholds"]["default"]["cosine"] == {
-            "value": 0.2, "data": "made up", "accuracy": 0.75,
+            "value": 0.2, "data": "made up", "accuracy": 0.75, "slope": 9.0,
         }  # fmt: skip
         assert {"angular", "euclidean_l2"} < set(tiny["thresholds"]["default"])
         assert [b["name"] for b in listed["broken"]] == ["Bad"]
