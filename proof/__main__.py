@@ -10,7 +10,7 @@ from pathlib import Path
 from indexer.settings import Settings
 from proof.rows import table
 
-PARTS = ("models",)
+PARTS = ("models", "pipelines")
 """Modules of this package with a `prove(scratch, only)` that gives rows."""
 
 

@@ -17,12 +17,17 @@ PACKAGES = (
     "tensorflow",
     "tf-keras",
     "torch",
+    "torchvision",
+    "pillow",
     "onnx",
     "onnxscript",
     "dlib-bin",
     "mtcnn",
     "opencv-contrib-python-headless<5",  # 5 has no Haar cascades
 )
+
+ALONE = ("facenet-pytorch==2.6.0",)
+"""Without what it asks for: older releases of what is there."""
 
 
 def say(text: str) -> None:
@@ -40,6 +45,7 @@ def install(scratch: Path) -> None:
         subprocess.run(
             [*pip, "--disable-pip-version-check", *PACKAGES], check=True, stdout=sys.stderr
         )
+        subprocess.run([*pip, "--no-deps", *ALONE], check=True, stdout=sys.stderr)
         done.touch()
     weights(scratch).mkdir(parents=True, exist_ok=True)
 

@@ -7,6 +7,7 @@ letterboxed in black. All boxes are whole pixels.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition.spec import Threshold
-from recognition.types import METRICS, Detection, Metric, Normalization, Points, Rgb
+from recognition.types import METRICS, Box, Detection, Metric, Normalization, Points, Rgb
 
 Floats = NDArray[np.float32]
 
@@ -44,6 +45,27 @@ def moved(face: Detection, x: float, y: float) -> Detection:
     if face.landmarks is not None:
         shifted = (face.landmarks + np.array([x, y])).astype(np.float32)
     return replace(face, box=box, landmarks=shifted, mouth=mouth)
+
+
+def chosen(
+    faces: Sequence[Detection], image: Rgb, most: int | None, expand_percentage: float
+) -> list[Detection]:
+    """The largest of the faces, if only so many are wanted, grown in whole pixels and cut at the image's edges."""
+    if most is not None and most < len(faces):
+        faces = heapq.nlargest(most, faces, key=lambda face: face.box.area)
+    return [replace(face, box=_grown(face.box, image, expand_percentage)) for face in faces]
+
+
+def _grown(box: Box, image: Rgb, percentage: float) -> Box:
+    height, width = image.shape[:2]
+    x, y, w, h = (int(side) for side in (box.x, box.y, box.w, box.h))
+    if percentage > 0:
+        wide, high = w + int(w * percentage / 100), h + int(h * percentage / 100)
+        x, y = max(0, x - int((wide - w) / 2)), max(0, y - int((high - h) / 2))
+        w, h = min(width - x, wide), min(height - y, high)
+    right, bottom = min(width, x + w), min(height, y + h)
+    x, y = max(0, x), max(0, y)
+    return Box(x, y, max(0, right - x), max(0, bottom - y))
 
 
 def crop(image: Rgb, face: Detection, size: tuple[int, int]) -> Rgb:

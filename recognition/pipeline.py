@@ -6,12 +6,13 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import antispoofing, deepface, registry
+from recognition import antispoofing, deepface, deepface_detectors, registry
 from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.quality import quality
@@ -133,8 +134,10 @@ class Recognizer:
 
     def detector(self, name: str, align: Align = "native") -> Detector:
         spec = registry.detector(name)
-        if align == "deepface" and spec.as_deepface is not None:
-            return self._load("as deepface", spec, spec.as_deepface)
+        if align == "deepface" and name != "skip":
+            return self._load(
+                "as deepface", spec, partial(deepface_detectors.build, name, spec.build)
+            )
         return self._load("detector", spec, spec.build)
 
     def spec(self, recipe: Recipe) -> ModelSpec:
@@ -288,15 +291,24 @@ class Recognizer:
     def _detect_as_deepface(
         self, images: Sequence[Rgb], detector: str, selection: Selection
     ) -> list[tuple[Detection, ...]]:
-        """As `detect`, with DeepFace's border around the images, which lets it see other boxes; `skip` has none."""
+        """As `detect`, with DeepFace's border around the images, which lets it see other boxes; `skip` has none.
+
+        If only some faces are wanted, they are the largest.
+        """
         if detector == "skip":
             return self.detect(images, detector, selection)
-        bordered = [deepface.border(image) for image in images]
-        found = self.detector(detector, "deepface").detect([padded for padded, _ in bordered])
-        return [
-            _select([deepface.moved(face, -x, -y) for face in faces], image, selection)
-            for image, (_, (x, y)), faces in zip(images, bordered, found, strict=True)
-        ]
+        finder = self.detector(detector, "deepface")
+        eyes = self._once(("eyes", "haar"), deepface_detectors.Eyes)
+        located = []
+        for image in images:
+            padded, (x, y) = deepface.border(image)
+            faces = deepface.chosen(
+                finder.detect([padded])[0], padded, selection.max_faces, selection.expand_percentage
+            )
+            complete = [eyes.complete(padded, face) for face in faces]
+            whole = [deepface.moved(face, -x, -y) for face in complete]
+            located.append(tuple(sorted(whole, key=lambda f: prominence(f, image), reverse=True)))
+        return located
 
     def _complete(self, image: Rgb, face: Detection, detector: str) -> Detection:
         if face.landmarks is not None or detector == "skip":

@@ -99,8 +99,6 @@ class DetectorSpec:
     build: Callable[[Resources], Detector]
     alternatives: tuple[tuple[Weights, ...], ...] = ()
     """Sets of files that do as well as `weights`."""
-    as_deepface: Callable[[Resources], Detector] | None = None
-    """The same detector with DeepFace's settings, where those differ: for `align` deepface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,11 @@ class BlazeFace:
 
     def look(self, image: Rgb, square: Square, min_score: float) -> Found:
         """Faces in that part of the image, before suppression."""
-        canvas, scale, offset = view(image, square, self.size)
+        return self.read(view(image, square, self.size), min_score)
+
+    def read(self, seen: tuple[Rgb, Array, Array], min_score: float) -> Found:
+        """Faces on a canvas of the network's size, of which `view` tells scale and offset, before suppression."""
+        canvas, scale, offset = seen
         tensor = canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1)
         raw, logits = self._session(tensor)
         scores = sigmoid(logits[0, :, 0])

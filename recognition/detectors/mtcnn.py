@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recognition import cascade, geometry
 from recognition.cascade import CELL, STRIDE
 from recognition.formats import mtcnn_networks
-from recognition.geometry import Boxes
+from recognition.geometry import Boxes, Floats, Indices
 from recognition.runtime import Session
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Rgb
@@ -40,6 +40,9 @@ class Cascade:
     most_per_level: int = 1024
     most_proposals: int = 1024
     most_refined: int = 256
+    exact: bool = False
+    """Like the package to the last bit that matters: its order of equal scores, and crops as precise as floating point
+    numbers are. Slower, and no better."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,38 +87,48 @@ class Mtcnn:
         levels = [self._level(level, scale) for level, scale in pyramid(image, self._cascade)]
         boxes = np.concatenate([np.zeros((0, 4), np.float32), *(found.boxes for found in levels)])
         scores = np.concatenate([np.zeros(0, np.float32), *(found.scores for found in levels)])
-        found = suppress(boxes, scores, 0.7).best(self._cascade.most_proposals)
+        found = self._suppress(boxes, scores, 0.7).best(self._cascade.most_proposals)
         return _Candidates(geometry.square(found.boxes), found.scores)
 
     def _level(self, level: Array, scale: float) -> _Candidates:
         offsets, score = (out[0] for out in self._pnet(level[None]))
         rows, columns = np.nonzero(score[0] > self._cascade.scores[0])
-        picked = np.argsort(-score[0, rows, columns])[: self._cascade.most_per_level]
-        rows, columns = rows[picked], columns[picked]
+        if len(rows) > self._cascade.most_per_level:
+            best = np.argsort(-score[0, rows, columns])[: self._cascade.most_per_level]
+            rows, columns = rows[np.sort(best)], columns[np.sort(best)]
         corner = np.stack([columns, rows], axis=1).astype(np.float32) * STRIDE + 1
         corners = np.concatenate([corner, corner + (CELL - 1)], axis=1)
         corners = (corners + offsets[:, rows, columns].T * (CELL - 1)) / np.float32(scale)
-        return suppress(cascade.from_corners(corners), score[0, rows, columns], 0.5)
+        return self._suppress(cascade.from_corners(corners), score[0, rows, columns], 0.5)
 
     def _refine(self, image: Array, found: _Candidates) -> _Candidates:
         if not len(found.boxes):
             return found
-        offsets, score = self._rnet(crops(image, found.boxes, 24))
+        offsets, score = self._rnet(self._crops(image, found.boxes, 24))
         kept = score[:, 0] > self._cascade.scores[1]
         boxes = cascade.adjust(found.boxes, offsets)[kept]
-        refined = suppress(boxes, score[kept, 0], 0.7).best(self._cascade.most_refined)
+        refined = self._suppress(boxes, score[kept, 0], 0.7).best(self._cascade.most_refined)
         return _Candidates(geometry.square(refined.boxes), refined.scores)
 
     def _finish(self, image: Array, found: _Candidates) -> tuple[Boxes, Array, Array]:
         """(n, 4) boxes, (n,) scores, (n, 5, 2) landmarks."""
         if not len(found.boxes):
             return found.boxes, found.scores, np.zeros((0, 5, 2), np.float32)
-        offsets, landmarks, score = self._onet(crops(image, found.boxes, 48))
+        offsets, landmarks, score = self._onet(self._crops(image, found.boxes, 48))
         kept = np.flatnonzero(score[:, 0] > self._cascade.scores[2])
         boxes = cascade.adjust(found.boxes, offsets)[kept]
-        best = unsuppressed(boxes, score[kept, 0], 0.7, over="smaller")
+        order = ranking(score[kept, 0], later_first=self._cascade.exact)
+        best = unsuppressed(boxes, order, 0.7, over="smaller")
         kept = kept[best]
         return boxes[best], score[kept, 0], cascade.points(found.boxes[kept], landmarks[kept])
+
+    def _suppress(self, boxes: Boxes, scores: Array, iou: float) -> _Candidates:
+        """What is left of the candidates, best score first."""
+        kept = unsuppressed(boxes, ranking(scores, later_first=self._cascade.exact), iou)
+        return _Candidates(boxes[kept], scores[kept])
+
+    def _crops(self, image: Array, boxes: Boxes, side: int) -> Array:
+        return (exact_crops if self._cascade.exact else crops)(image, boxes, side)
 
 
 def pyramid(image: Array, cascade: Cascade) -> Iterator[tuple[Array, float]]:
@@ -138,10 +151,7 @@ def crops(image: Array, boxes: Boxes, side: int) -> Array:
     Bilinear samples whose outer ones lie on the box's edges, not smoothed where they are far apart: what the networks'
     scores were tuned on. All crops are taken in one call.
     """
-    height, width = image.shape[:2]
-    size = np.array([width, height], np.float32)
-    low = boxes[:, :2] * (size - 1) / size
-    step = boxes[:, 2:] * (size - 1) / size / (side - 1)
+    low, step = _samples(image, boxes, side)
     # A row per box, as OpenCV does not take maps with more than 32767 rows or columns.
     grid = np.indices((side, side), np.float32).reshape(2, -1)
     x = low[:, :1] + grid[1] * step[:, :1]
@@ -152,17 +162,46 @@ def crops(image: Array, boxes: Boxes, side: int) -> Array:
     return taken.reshape(len(boxes), side, side, 3).astype(np.float32, copy=False)
 
 
-def suppress(boxes: Boxes, scores: Array, iou: float) -> _Candidates:
-    """What is left of the candidates, best score first."""
-    kept = unsuppressed(boxes, scores, iou)
-    return _Candidates(boxes[kept], scores[kept])
+def exact_crops(image: Array, boxes: Boxes, side: int) -> Array:
+    """As `crops`, whose weights are 32nds; and what lies beyond the outer pixels' centres is all grey."""
+    low, step = _samples(image, boxes.astype(np.float64), side)
+    steps = np.arange(side)
+    parts = []
+    for (x0, y0), (across, down) in zip(low, step, strict=True):
+        columns, x = _between(x0 + across * steps, image.shape[1])
+        rows, y = _between(y0 + down * steps, image.shape[0])
+        top, bottom = (
+            image[row][:, columns[0]] * (1 - x) + image[row][:, columns[1]] * x for row in rows
+        )
+        parts.append(top * (1 - y[:, None]) + bottom * y[:, None])
+    taken = np.stack(parts) if parts else np.zeros((0, side, side, 3))
+    return np.where(np.isnan(taken), _GREY[0], taken).astype(np.float32)
+
+
+def _between(places: Floats, size: int) -> tuple[tuple[Indices, Indices], Floats]:
+    """The pixels about each place, and the (n, 1) share of the second one: NaN beyond the outer ones' centres."""
+    first = np.clip(np.floor(places), 0, size - 1).astype(np.intp)
+    share = np.where((places < 0) | (places > size - 1), np.nan, places - first)
+    return (first, np.minimum(first + 1, size - 1)), share[:, None]
+
+
+def _samples(image: Array, boxes: Floats, side: int) -> tuple[Floats, Floats]:
+    """(n, 2) x, y of each box's first sample, and from one to the next."""
+    size = np.array([image.shape[1], image.shape[0]], boxes.dtype)
+    return boxes[:, :2] * (size - 1) / size, boxes[:, 2:] * (size - 1) / size / (side - 1)
+
+
+def ranking(scores: Array, *, later_first: bool) -> Indices:
+    """Rows by score, the best first; of equal ones the earlier or the later row."""
+    if later_first:
+        return np.argsort(scores.astype(np.float64))[::-1]
+    return np.argsort(-scores, kind="stable")
 
 
 def unsuppressed(
-    boxes: Boxes, scores: Array, limit: float, over: Literal["union", "smaller"] = "union"
-) -> geometry.Indices:
-    """Indices of boxes that no better one overlaps, not even one that is itself dropped; best score first."""
-    order = np.argsort(-scores, kind="stable")
+    boxes: Boxes, order: Indices, limit: float, over: Literal["union", "smaller"] = "union"
+) -> Indices:
+    """Of the rows in that order those that no earlier one overlaps, not even one that is itself dropped."""
     clashes = geometry.overlap(boxes[order], boxes[order], over) > limit
     return order[~np.triu(clashes, 1).any(axis=0)]
 

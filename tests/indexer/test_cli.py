@@ -90,7 +90,11 @@ def test_an_interrupted_run_says_so_and_carries_on(
         tmp_path / "many", {f"P{n}/1.jpg": photos["biden"] + bytes([n]) for n in range(200)}
     )
     command = [sys.executable, "-m", "indexer.cli", "index", str(tree), "--gallery", run.gallery]
-    process = subprocess.Popen(command, env=run.environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=run.environment, stderr=subprocess.PIPE, text=True,
+        # A shell's background job ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )  # fmt: skip
     assert process.stderr is not None
     while "indexing" not in process.stderr.readline():
         assert process.poll() is None

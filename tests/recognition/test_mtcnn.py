@@ -139,9 +139,27 @@ def test_work_is_bounded_on_a_wall_of_faces(detector: Detector, obama: Rgb):
 def test_a_dropped_box_still_drops_others():
     chain = np.array([(0, 0, 10, 10), (4, 0, 10, 10), (8, 0, 10, 10), (6, 6, 3, 3)], np.float32)
     scores = np.array([0.7, 0.8, 0.9, 0.6], np.float32)
-    assert mtcnn.unsuppressed(chain, scores, 0.3).tolist() == [2, 3]
-    assert mtcnn.unsuppressed(chain, scores, 0.7, over="smaller").tolist() == [2, 1, 0]
-    assert mtcnn.unsuppressed(chain, scores, 0.5, over="smaller").tolist() == [2]
+    order = mtcnn.ranking(scores, later_first=False)
+    assert mtcnn.unsuppressed(chain, order, 0.3).tolist() == [2, 3]
+    assert mtcnn.unsuppressed(chain, order, 0.7, over="smaller").tolist() == [2, 1, 0]
+    assert mtcnn.unsuppressed(chain, order, 0.5, over="smaller").tolist() == [2]
+
+
+def test_of_equal_scores_the_package_takes_the_later_one():
+    scores = np.array([0.5, 1.0, 1.0], np.float32)
+    assert mtcnn.ranking(scores, later_first=False).tolist() == [1, 2, 0]
+    assert mtcnn.ranking(scores, later_first=True).tolist() == [2, 1, 0]
+
+
+def test_exact_crops_are_the_usual_ones_but_for_their_weights_and_the_edge():
+    noise = np.random.default_rng(5).integers(0, 255, (90, 120, 3)).astype(np.float32)
+    boxes = np.array([(10.3, 20.8, 50.1, 33.7), (60, 40, 23, 29)], np.float32)
+    exact, usual = mtcnn.exact_crops(noise, boxes, 24), mtcnn.crops(noise, boxes, 24)
+    assert exact.shape == usual.shape == (2, 24, 24, 3)
+    assert 0 < np.abs(exact - usual).max() < 255 / 16
+    (beyond,) = mtcnn.exact_crops(noise, np.array([(-20, 10, 40, 40)], np.float32), 24)
+    assert (beyond[:, :12] == 127.5).all()
+    assert (beyond[:, 13:] != 127.5).any()
 
 
 def test_crops_reach_the_edges_of_their_boxes_and_are_grey_outside_the_image():

@@ -266,8 +266,9 @@ def test_align_deepface_embeds_as_deepface_does(
 ) -> None:
     """Another embedding than the native one, the threshold that DeepFace publishes, and no invented confidence."""
     files = {"img1": photos["obama"], "img2": photos["obama2"]}
-    native = client.post("/verify", files=files).json()
-    found = client.post("/verify", files=files, data={"align": "deepface"}).json()
+    opencv = {"detector_backend": "opencv"}
+    native = client.post("/verify", files=files, data=opencv).json()
+    found = client.post("/verify", files=files, data={**opencv, "align": "deepface"}).json()
     assert found["threshold"] == 0.07
     assert found["confidence"] is None
     assert native["confidence"] > 50
