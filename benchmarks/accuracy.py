@@ -30,7 +30,7 @@ from indexer.evaluate import Evaluation, Evaluator, Seen
 from indexer.labelled import Labelled, read_pairs, read_tree
 from indexer.progress import Silent
 from indexer.settings import Settings
-from indexer.worker import recognizer
+from indexer.workshop import recognizer
 from recognition import registry
 from recognition.pipeline import Recipe, Recognizer
 from recognition.protocol import Ints

@@ -30,6 +30,19 @@ max_delete_option = click.option(
     metavar="PERCENT",
     help="Stop, changing nothing, if more of the known files are gone.",
 )
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "processes", "ray"]),
+    default="local",
+    show_default=True,
+    help="Threads of this process, processes on this machine, or a Ray cluster.",
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Images at a time; one for each core by default."
+)
+address_option = click.option(
+    "--address", help="Of a Ray cluster; without it Ray runs on this machine for as long."
+)
 
 
 class Failed(click.ClickException):
@@ -102,6 +115,9 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would change; change nothing.")
 @click.option("--watch", is_flag=True, help="Keep running and follow changes of the folder.")
 @max_delete_option
+@engine_option
+@workers_option
+@address_option
 @as_json
 @reported
 def index(
@@ -113,19 +129,30 @@ def index(
     watch: bool,
     max_delete: float,
     as_json: bool,
+    **engine: Any,  # noqa: ANN401 - the three options of an engine
 ) -> None:
     """Bring a gallery in line with a folder of people: TREE/<person>/.../<photo>."""
-    from indexer import commands
+    from indexer import commands, runs
 
     tools = commands.Tools.open(quiet=as_json)
     if dry_run:
-        show(commands.dry_run(tools, tree, gallery, max_delete), as_json)
+        show(runs.dry_run(tools, tree, gallery, max_delete), as_json)
         return
     recipe = tools.recipe(gallery, model, detector)
-    show(commands.index(tools, tree, gallery, recipe, max_delete, quiet=as_json), as_json)
+    order = runs.Order(gallery, max_delete, _engine(**engine), quiet=as_json)
+    show(runs.index(tools, tree, recipe, order), as_json)
     if watch:
-        for summary in commands.watch(tools, tree, gallery, recipe, max_delete):
+        for summary in runs.watch(tools, tree, recipe, order):
             show(summary, as_json)
+
+
+def _engine(engine: Any, workers: int | None, address: str | None) -> Any:  # noqa: ANN401
+    """What was chosen. Raises click.UsageError."""
+    from indexer.engines import Choice
+
+    if address is not None and engine != "ray":
+        raise click.UsageError("--address is that of a Ray cluster: it goes with --engine ray")
+    return Choice(engine, workers, address)
 
 
 @main.command()
@@ -135,6 +162,9 @@ def index(
 @click.option("--all", "everything", is_flag=True, help="All galleries.")
 @click.option("--drop-old", is_flag=True, help="Then erase the embeddings of other models.")
 @max_delete_option
+@engine_option
+@workers_option
+@address_option
 @as_json
 @reported
 def reindex(
@@ -145,15 +175,20 @@ def reindex(
     drop_old: bool,
     max_delete: float,
     as_json: bool,
+    **engine: Any,  # noqa: ANN401 - the three options of an engine
 ) -> None:
     """Move a gallery to another model or detector while it is searched."""
-    from indexer import commands
+    from indexer import commands, runs
 
     tools = commands.Tools.open(quiet=as_json)
     names = commands.gallery_names(tools) if everything else [gallery]
+    chosen = _engine(**engine)
     done = [
-        commands.reindex(
-            tools, name, tools.recipe(name, model, detector), max_delete, drop_old, quiet=as_json
+        runs.reindex(
+            tools,
+            tools.recipe(name, model, detector),
+            drop_old,
+            runs.Order(name, max_delete, chosen, quiet=as_json),
         )
         for name in names
     ]

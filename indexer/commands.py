@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,16 @@ from typing import Any
 from indexer import labelled, people, progress, report, weights
 from indexer.errors import IndexerError
 from indexer.evaluate import Evaluator
-from indexer.index import Indexer
 from indexer.plots import NoPlots
-from indexer.progress import Run, display
-from indexer.reindex import Reindexer
+from indexer.progress import display
 from indexer.search import Query, Searcher
 from indexer.settings import Settings
-from indexer.store import galleries, identities, jobs, spaces
+from indexer.store import galleries, identities, spaces
 from indexer.store.engine import Database
-from indexer.worker import recognizer
+from indexer.workshop import recognizer
 from recognition import catalogue, registry
 from recognition.errors import NoFace, RecognitionError, UnknownName
-from recognition.images import ImageLimits, decode, suffixes
+from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.samples import SAMPLES
 from recognition.sources import Watch
@@ -119,58 +116,6 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         part for name, value in options.items() if value is not None for part in (name, str(value))
     ]
     os.execv(sys.executable, [sys.executable, "-m", "service", *given])  # noqa: S606 - no shell
-
-
-def dry_run(tools: Tools, tree: Path, gallery: str, max_delete: float) -> dict[str, Any]:
-    """The difference between folder and gallery, by file."""
-    diff = Indexer(tools.database, tools.recognizer, tools.settings, gallery).diff(tree)
-    known = diff.plan.unchanged + len(diff.plan.touched) + len(diff.plan.vanished)
-    return {
-        "counts": diff.counts(),
-        "new": [file.locator for file in diff.fresh],
-        "changed": [move.file.locator for move in diff.plan.touched],
-        "moved": [f"{move.known.locator} -> {move.file.locator}" for move in diff.moves],
-        "vanished": [k.locator for k in diff.vanished],
-        "skipped": [asdict(skipped) for skipped in diff.skipped],
-        "would_stop": bool(diff.vanished) and 100 * len(diff.vanished) > max_delete * known,
-    }
-
-
-def index(
-    tools: Tools, tree: Path, gallery: str, recipe: Recipe, max_delete: float, *, quiet: bool
-) -> dict[str, Any]:
-    """One reconciliation; the summary."""
-    indexer = Indexer(tools.database, tools.recognizer, tools.settings, gallery)
-    with _run(tools.database, "index", gallery, quiet) as run:
-        indexer.run(tree, recipe, max_delete, run)
-    return _summary(gallery, run)
-
-
-def watch(
-    tools: Tools, tree: Path, gallery: str, recipe: Recipe, max_delete: float
-) -> Iterator[dict[str, Any]]:
-    """Reconcile after every change of the folder, until interrupted."""
-    import watchfiles  # noqa: PLC0415
-
-    endings = suffixes()
-    for changes in watchfiles.watch(tree, raise_interrupt=False):
-        if any(Path(path).suffix.lower() in endings or Path(path).is_dir() for _, path in changes):
-            try:
-                yield index(tools, tree, gallery, recipe, max_delete, quiet=True)
-            except IndexerError as error:
-                print(error, file=sys.stderr, flush=True)
-
-
-def reindex(
-    tools: Tools, gallery: str, recipe: Recipe, max_delete: float, drop_old: bool, *, quiet: bool
-) -> dict[str, Any]:
-    """Move a gallery; the summary."""
-    reindexer = Reindexer(tools.database, tools.recognizer, tools.settings, gallery)
-    with _run(tools.database, "reindex", gallery, quiet) as run:
-        reindexer.run(recipe, max_delete, run)
-        if drop_old:
-            reindexer.drop_unused(run)
-    return _summary(gallery, run) | {"model": recipe.model, "detector": recipe.detector}
 
 
 def gallery_names(tools: Tools) -> list[str]:
@@ -613,20 +558,6 @@ def _recipe_of(database: Database, gallery: str) -> Recipe | None:
             if found.name == gallery and found.active_space_id is not None:
                 return spaces.get(connection, found.active_space_id).recipe
     return None
-
-
-@contextmanager
-def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
-    """The run's job row, finished whatever happens."""
-    with database.write() as connection:
-        params = {"command": command}
-        job = jobs.create(connection, "command", gallery, params, "running")
-    with Run(database, job, display(quiet)) as run:
-        yield run
-
-
-def _summary(gallery: str, run: Run) -> dict[str, Any]:
-    return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
 
 
 def _faces(

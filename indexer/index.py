@@ -17,7 +17,8 @@ from indexer import crawl
 from indexer.crawl import Move, Plan, TreeFile
 from indexer.diff import Diff, guard
 from indexer.diff import diff as compare
-from indexer.enrol import Extracted, Extractor, prepare_gallery, store_faces
+from indexer.engines import Engine, Local
+from indexer.enrol import Extracted, prepare_gallery, store_faces
 from indexer.errors import Conflict, NotFound
 from indexer.maintain import build_ann_index
 from indexer.progress import Run
@@ -73,12 +74,18 @@ class Indexer:
     """Runs over one gallery; share the recognizer, make one of these per run."""
 
     def __init__(
-        self, database: Database, recognizer: Recognizer, settings: Settings, gallery: str
+        self,
+        database: Database,
+        recognizer: Recognizer,
+        settings: Settings,
+        gallery: str,
+        engine: Engine | None = None,
     ) -> None:
+        """`engine`: what turns photographs into faces; by default threads of this process."""
         self._database = database
-        self._extractor = Extractor(recognizer, settings)
+        self._recognizer = recognizer
+        self._engine = engine or Local(recognizer, settings)
         self._settings = settings
-        self._threads = settings.threads
         self._max_bytes = settings.max_image_bytes
         self._gallery = gallery
 
@@ -103,7 +110,7 @@ class Indexer:
             galleries.ensure(connection, self._gallery)
         with exclusive(self._database, self._gallery, run):
             targets = prepare_gallery(
-                self._database, self._extractor.recognizer, self._gallery, lambda: recipe
+                self._database, self._recognizer, self._gallery, lambda: recipe
             )
             _check_recipe(self._gallery, targets[0], recipe)
             run.phase("looking for changes", None)
@@ -138,7 +145,7 @@ class Indexer:
         work: list[tuple[TreeFile, Known | None]] = [(file, None) for file in diff.fresh]
         work += [(move.file, move.known) for move in diff.plan.touched]
         run.phase("indexing", len(work))
-        with ThreadPoolExecutor(self._threads, "extract") as pool:
+        with ThreadPoolExecutor(self._engine.at_once, "extract") as pool:
             jobs = ((root, file, known, targets) for file, known in work)
             for items in _batches(_ahead(pool, jobs, self._extract), BATCH):
                 self._store(items, diff.plan, root, targets, run)
@@ -161,7 +168,7 @@ class Indexer:
         file = replace(file, size=len(data))
         if known is not None and known.sha256 == sha256:
             return Item(file, known, sha256, None)
-        return Item(file, known, sha256, self._extractor.extract(data, targets))
+        return Item(file, known, sha256, self._engine.extract(data, targets))
 
     def _store(
         self, items: Sequence[Item], plan: Plan, root: Path, targets: Sequence[Space], run: Run

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from indexer.enrol import Extracted, Extractor, store_faces
+from indexer.engines import Engine, Local
+from indexer.enrol import Extracted, store_faces
 from indexer.errors import CannotReembed
 from indexer.index import BATCH, Changes, Indexer, exclusive
 from indexer.maintain import build_ann_index
@@ -32,13 +33,19 @@ class Reindexer:
     """Moves one gallery; make one of these per run."""
 
     def __init__(
-        self, database: Database, recognizer: Recognizer, settings: Settings, gallery: str
+        self,
+        database: Database,
+        recognizer: Recognizer,
+        settings: Settings,
+        gallery: str,
+        engine: Engine | None = None,
     ) -> None:
+        """`engine`: what turns photographs into faces; by default threads of this process."""
         self._database = database
-        self._extractor = Extractor(recognizer, settings)
-        self._indexer = Indexer(database, recognizer, settings, gallery)
+        self._recognizer = recognizer
+        self._engine = engine or Local(recognizer, settings)
+        self._indexer = Indexer(database, recognizer, settings, gallery, self._engine)
         self._settings = settings
-        self._threads = settings.threads
         self._gallery = gallery
 
     def run(self, recipe: Recipe, max_loss: float, run: Run) -> None:
@@ -73,7 +80,7 @@ class Reindexer:
         run.count("dropped", sum(len(faces) for faces in old.values()))
 
     def _move(self, recipe: Recipe, max_loss: float, run: Run) -> None:
-        dimension = self._extractor.recognizer.spec(recipe).dimension
+        dimension = self._recognizer.spec(recipe).dimension
         with self._database.write() as connection:
             gallery = galleries.lock(connection, self._gallery)
             space = spaces.ensure(connection, recipe, dimension)
@@ -96,7 +103,7 @@ class Reindexer:
         with self._database.read() as connection:
             left = images.count_pending(connection, gallery_id, space.id)
         run.phase("embedding", left)
-        with ThreadPoolExecutor(self._threads, "extract") as pool:
+        with ThreadPoolExecutor(self._engine.at_once, "extract") as pool:
             while True:
                 with self._database.read() as connection:
                     sources = images.pending(connection, gallery_id, space.id, BATCH)
@@ -113,7 +120,7 @@ class Reindexer:
             return UNAVAILABLE
         if hashlib.sha256(data).digest() != source.sha256:
             return CHANGED
-        return self._extractor.extract(data, [space])
+        return self._engine.extract(data, [space])
 
     def _read(self, source: Source) -> bytes | None:
         if source.root is not None and source.locator is not None:

@@ -9,7 +9,6 @@ import threading
 import uuid
 from pathlib import Path
 
-from indexer import own_models
 from indexer.errors import IndexerError
 from indexer.index import Indexer
 from indexer.progress import Run, Silent
@@ -18,24 +17,13 @@ from indexer.settings import Settings
 from indexer.store import galleries, jobs, spaces
 from indexer.store.engine import Database
 from indexer.store.jobs import Job
-from indexer.weights import weights_cache
+from indexer.workshop import recognizer
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer
 from recognition.registry import Models
-from recognition.runtime import Runtime
-from recognition.sources import Watch, unwatched
-from recognition.spec import Resources
 
 MAX_DELETE = 20.0
 NICENESS = 5
-
-
-def recognizer(settings: Settings, watch: Watch = unwatched) -> Recognizer:
-    """For runs over many images: they run beside each other, each on one core."""
-    weights = weights_cache(settings, addresses=True, watch=watch)
-    models = own_models.load(settings.models_folder)
-    resources = Resources(weights=weights, runtime=Runtime(threads=1))
-    return Recognizer(resources, models, settings.attribute_models)
 
 
 def run(settings: Settings, job_id: uuid.UUID, stop: threading.Event) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.settings import Settings
-from indexer.worker import recognizer as recognizer_of
+from indexer.workshop import recognizer as recognizer_of
 from recognition import deepface, deepface_detectors
 from recognition.detectors import yunet
 from recognition.images import ImageLimits, decode
