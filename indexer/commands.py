@@ -141,9 +141,9 @@ def index(
 ) -> dict[str, Any]:
     """One reconciliation; the summary."""
     indexer = Indexer(tools.database, tools.recognizer, tools.settings, gallery)
-    with _run(tools.database, "index", gallery, quiet) as run:
+    with started(tools.database, "index", gallery, quiet) as run:
         indexer.run(tree, recipe, max_delete, run)
-    return _summary(gallery, run)
+    return summary(gallery, run)
 
 
 def watch(
@@ -166,11 +166,11 @@ def reindex(
 ) -> dict[str, Any]:
     """Move a gallery; the summary."""
     reindexer = Reindexer(tools.database, tools.recognizer, tools.settings, gallery)
-    with _run(tools.database, "reindex", gallery, quiet) as run:
+    with started(tools.database, "reindex", gallery, quiet) as run:
         reindexer.run(recipe, max_delete, run)
         if drop_old:
             reindexer.drop_unused(run)
-    return _summary(gallery, run) | {"model": recipe.model, "detector": recipe.detector}
+    return summary(gallery, run) | {"model": recipe.model, "detector": recipe.detector}
 
 
 def gallery_names(tools: Tools) -> list[str]:
@@ -616,7 +616,7 @@ def _recipe_of(database: Database, gallery: str) -> Recipe | None:
 
 
 @contextmanager
-def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
+def started(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
     """The run's job row, finished whatever happens."""
     with database.write() as connection:
         params = {"command": command}
@@ -625,7 +625,7 @@ def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterato
         yield run
 
 
-def _summary(gallery: str, run: Run) -> dict[str, Any]:
+def summary(gallery: str, run: Run) -> dict[str, Any]:
     return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}
 
 
