@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def export(tools: Tools, gallery: str, target: Path, *, quiet: bool) -> dict[str
     with tools.database.read() as connection:
         total = galleries.counts(connection, galleries.get(connection, gallery)).images
     shown, done = display(quiet), 0
+    shown.show("exporting", 0, total)
 
     def step(count: int) -> None:
         nonlocal done
@@ -74,10 +76,8 @@ def restore(tools: Tools, asked: Asked, *, quiet: bool) -> dict[str, Any]:
         importer = Importer(tools.database, tools.recognizer, tools.settings, gallery)
         recipe = _recipe(tools, asked, gallery, importer, source)
         with started(tools.database, "import", gallery, quiet) as running:
-            if recipe is None:
-                version = importer.take(source, running)
-            else:
-                version = importer.embed(source, recipe, running)
+            take = importer.take if recipe is None else partial(importer.embed, recipe=recipe)
+            version = take(source, run=running)
     vectors = "the source's" if recipe is None else "embedded anew"
     space = str(recipe or source.recipe or "none")
     return summary(gallery, running) | {"vectors": vectors, "space": space, "version": version}

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.lib import format as npy
 from sqlalchemy import Row
 
@@ -262,7 +261,7 @@ class _Writer:
 
 def _known(value: float) -> float | None:
     """JSON has no NaN, which stands for a point that a detector does not find."""
-    return float(np.float32(value)) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def _by_image(rows: Sequence[Any]) -> dict[int, list[Any]]:

@@ -68,13 +68,12 @@ class Importer:
         with self._begun(run):
             made = self._prepare(source)
             run.phase("importing", source.photos)
-            version = 0
             for people in _batches(source.people()):
-                version = max(version, self._store(_Batch(people, [s.id for s in made]), run))
+                self._store(_Batch(people, [s.id for s in made]), run)
                 run.step(sum(len(person.photos) for person in people))
             for space in made:
                 build_ann_index(self._database, space, self._settings)
-        return version
+        return self._version()
 
     def embed(self, source: Source, recipe: Recipe, run: Run) -> int:
         """Embed the photographs anew, in the gallery's space or, in an empty gallery, the recipe's; the version.
@@ -91,15 +90,20 @@ class Importer:
                     "import into another gallery, or without a model"
                 )
             run.phase("embedding", source.photos)
-            version = 0
             with ThreadPoolExecutor(self._settings.threads, "extract") as pool:
                 for people in _batches(source.people(), small=True):
                     found = self._embedded(people, made, pool, run)
-                    version = max(version, self._store(_Batch(found, [s.id for s in made]), run))
+                    self._store(_Batch(found, [s.id for s in made]), run)
                     run.step(sum(len(person.photos) for person in people))
             for space in made:
                 build_ann_index(self._database, space, self._settings)
-        return version
+        return self._version()
+
+    def _version(self) -> int:
+        """Of the active space, now; 0 without one."""
+        with self._database.read() as connection:
+            active = galleries.get(connection, self._gallery).active_space_id
+            return 0 if active is None else spaces.get(connection, active).version
 
     def _begun(self, run: Run) -> AbstractContextManager[None]:
         """The gallery is there, and nobody else writes to it."""
@@ -186,8 +190,8 @@ class Importer:
             by_id = {identity_id: name for name, identity_id in ids.items()}
             return {(by_id[i], sha256) for i, sha256 in store.contents(connection, ids.values())}
 
-    def _store(self, batch: _Batch, run: Run) -> int:
-        """One transaction; the version of the active space."""
+    def _store(self, batch: _Batch, run: Run) -> None:
+        """One transaction."""
         counts: Counter[str] = Counter()
         with self._database.write() as connection:
             gallery = galleries.hold(connection, self._gallery)
@@ -198,11 +202,10 @@ class Importer:
             rows = _Rows(connection, gallery, batch, keep=self._settings.keep_uploads)
             added = rows.add(counts)
             changes = _add_faces(connection, gallery, added, batch.space_ids)
-            published = spaces.publish(connection, changes)
+            spaces.publish(connection, changes)
         counts["faces"] = sum(len(faces) for faces in changes.values())
         for outcome, number in counts.items():
             run.count(outcome, number)
-        return published.get(gallery.active_space_id or 0, 0)
 
 
 class _Rows:
