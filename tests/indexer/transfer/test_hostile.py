@@ -164,9 +164,7 @@ def packed(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
     return path
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil", "/tmp/facesearch-evil", "vectors/../../evil", "originals/x"]
-)
+@pytest.mark.parametrize("name", ["../evil", "/no/such/evil", "vectors/../../evil", "originals/x"])
 def test_no_member_leaves_the_archive(tools: Tools, tmp_path: Path, name: str) -> None:
     path = packed(tmp_path / "a.zip", {"manifest.json": b"{}", name: b"x"})
     with pytest.raises(BadSource, match="does not belong"):
