@@ -75,8 +75,8 @@ def planted(tools: Tools, gallery: str, tmp_path: Path) -> str:
     random = np.random.default_rng(4)
     people = random.normal(size=(300, DIMENSION))
     people[1] = people[0] + 0.1 * random.normal(size=DIMENSION)  # one person under two names
-    rows = np.repeat(people, 3, axis=0) + 0.3 * random.normal(size=(900, DIMENSION))
-    rows[30] = people[20] + 0.3 * random.normal(size=DIMENSION)  # somebody else's photograph
+    rows = np.repeat(people, 3, axis=0) + 0.6 * random.normal(size=(900, DIMENSION))
+    rows[30] = people[20] + 0.6 * random.normal(size=DIMENSION)  # somebody else's photograph
     rows[61] = rows[60] + 1e-3  # a double
     names = np.array([f"p{n // 3:03}" for n in range(900)])
     np.savez(tmp_path / "a.npz", names=names, embeddings=rows)
