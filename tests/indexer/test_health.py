@@ -13,6 +13,7 @@ import pytest
 from indexer import commands, moving
 from indexer.commands import Tools
 from indexer.errors import EmptyGallery, NotFound
+from indexer.health import findings
 from indexer.health.check import Checker
 from indexer.health.findings import NEAR
 from indexer.health.neighbours import neighbours
@@ -168,3 +169,15 @@ def test_lfws_label_errors_are_named(
     found = pairs(report)
     assert all(pair in found for pair in known), json.dumps(report["confusable"], indent=1)
     assert all(found.index(pair) < 8 for pair in known)
+
+
+def test_a_crowd_of_look_alikes_does_not_hide_two_who_are_one() -> None:
+    random = np.random.default_rng(8)
+    crowd = random.normal(size=DIMENSION) + 0.4 * random.normal(size=(40, DIMENSION))
+    apart = random.normal(size=(60, DIMENSION))
+    apart[1] = apart[0] + 0.45 * random.normal(size=DIMENSION)
+    means = normalise(np.concatenate([crowd, apart]).astype(np.float32))
+    found = findings.confusable(neighbours(means, 16, 1), within=0.3)
+    assert [(pair.a, pair.b) for pair in found] == [(40, 41)]
+    closer = 1 - means[:40] @ means[:40].T
+    assert np.median(closer) < 0.2, "many in the crowd are within the threshold"
