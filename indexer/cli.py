@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 
-F = TypeVar("F", bound=Callable[..., None])
+from indexer import cli_health, cli_moving
+from indexer.cli_base import FOLDER, IMAGE, Failed, as_json, reported, show
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-IMAGE = click.Path(dir_okay=False, path_type=Path)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 gallery_option = click.option("--gallery", default="default", show_default=True)
 model_option = click.option("--model", help="Recognition model; see `facesearch models list`.")
 detector_option = click.option("--detector", help="Face detector; see `facesearch models list`.")
@@ -43,50 +38,6 @@ workers_option = click.option(
 address_option = click.option(
     "--address", help="Of a Ray cluster; without it Ray runs on this machine for as long."
 )
-
-
-class Failed(click.ClickException):
-    """A clear error on stderr and exit code 1."""
-
-
-def reported(command: F) -> F:
-    """Errors of the project become one line; anything else is a bug and keeps its traceback."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passes on what click gives
-        from pydantic import ValidationError
-
-        from indexer.errors import IndexerError
-        from recognition.errors import RecognitionError
-
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise Failed(
-                "interrupted; what was finished is kept, run it again to carry on"
-            ) from None
-        except (IndexerError, RecognitionError) as error:
-            raise Failed(str(error)) from error
-        except ValidationError as error:
-            raise Failed("; ".join(map(_setting, error.errors()))) from error
-
-    return run  # type: ignore[return-value] # same signature
-
-
-def _setting(error: Mapping[str, Any]) -> str:
-    """What is wrong with a setting."""
-    names = [f"FACESEARCH_{str(part).upper()}" for part in error["loc"]]
-    return ": ".join([*names, error["msg"]])
-
-
-def show(data: Any, as_json: bool, table: Sequence[Mapping[str, Any]] | None = None) -> None:  # noqa: ANN401
-    """JSON for programs; for people a table of the rows, or lines of a mapping."""
-    if as_json:
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
-        return
-    from indexer import output
-
-    output.show(data, table)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -554,6 +505,10 @@ def samples(as_json: bool) -> None:
     else:
         click.echo(folder)
 
+
+main.add_command(cli_moving.export)
+main.add_command(cli_moving.restore)
+galleries.add_command(cli_health.health)
 
 if __name__ == "__main__":
     main()

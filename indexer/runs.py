@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ class Order:
 
     gallery: str
     max_delete: float
-    engine: Choice
-    quiet: bool
+    engine: Choice = field(default_factory=Choice)
+    quiet: bool = False
 
 
 def index(tools: Tools, tree: Path, recipe: Recipe, order: Order) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def _index(
     tools: Tools, engine: Engine, tree: Path, recipe: Recipe, order: Order
 ) -> dict[str, Any]:
     indexer = Indexer(tools.database, tools.recognizer, tools.settings, order.gallery, engine)
-    with _run(tools.database, "index", order.gallery, order.quiet) as run:
+    with started(tools.database, "index", order.gallery, order.quiet) as run:
         indexer.run(tree, recipe, order.max_delete, run)
-    return _summary(order.gallery, run)
+    return summary(order.gallery, run)
 
 
 def watch(tools: Tools, tree: Path, recipe: Recipe, order: Order) -> Iterator[dict[str, Any]]:
@@ -74,7 +74,7 @@ def reindex(tools: Tools, recipe: Recipe, drop_old: bool, order: Order) -> dict[
     with (
         redirect_stdout(sys.stderr),
         opened(order.engine, tools.recognizer, tools.settings) as engine,
-        _run(tools.database, "reindex", order.gallery, order.quiet) as run,
+        started(tools.database, "reindex", order.gallery, order.quiet) as run,
     ):
         reindexer = Reindexer(
             tools.database, tools.recognizer, tools.settings, order.gallery, engine
@@ -82,7 +82,7 @@ def reindex(tools: Tools, recipe: Recipe, drop_old: bool, order: Order) -> dict[
         reindexer.run(recipe, order.max_delete, run)
         if drop_old:
             reindexer.drop_unused(run)
-    return _summary(order.gallery, run) | {"model": recipe.model, "detector": recipe.detector}
+    return summary(order.gallery, run) | {"model": recipe.model, "detector": recipe.detector}
 
 
 def dry_run(tools: Tools, tree: Path, gallery: str, max_delete: float) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def dry_run(tools: Tools, tree: Path, gallery: str, max_delete: float) -> dict[s
 
 
 @contextmanager
-def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
+def started(database: Database, command: str, gallery: str, quiet: bool) -> Iterator[Run]:
     """The run's job row, finished whatever happens."""
     with database.write() as connection:
         params = {"command": command}
@@ -110,5 +110,5 @@ def _run(database: Database, command: str, gallery: str, quiet: bool) -> Iterato
         yield run
 
 
-def _summary(gallery: str, run: Run) -> dict[str, Any]:
+def summary(gallery: str, run: Run) -> dict[str, Any]:
     return {"gallery": gallery, "counts": dict(run.counts), "errors": run.errors}

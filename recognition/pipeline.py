@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recognition import antispoofing, deepface, deepface_detectors, registry
 from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
+from recognition.models import foreign
 from recognition.quality import quality
 from recognition.registry import Models
 from recognition.spec import (
@@ -43,6 +44,9 @@ from recognition.types import (
 
 PIPELINE_VERSION = 1
 """Part of every space: raise it when the same photograph would get another embedding."""
+
+FOREIGN_VERSION = -1
+"""In place of a version: the embeddings were made by another program and imported."""
 
 MOST_VERSIONS = 2**31
 """What the database's column holds."""
@@ -80,10 +84,13 @@ class Recipe:
         return cls(spec.name, name, spec.default_align, version=space_version(spec))
 
     def with_names(self, models: Models, model: str | None, detector: str | None) -> Recipe:
-        """As of now; with another detector; with another model its own alignment too.
+        """As of now; with another detector; with another model its own alignment too. Embeddings of another program
+        stay what they are unless another model or detector is named.
 
         Raises UnknownName, ModelUnavailable.
         """
+        if self.version == FOREIGN_VERSION and model is None and detector in (None, self.detector):
+            return self
         found = registry.detector(detector or self.detector).name
         spec = models.installed(self.model) if model is None else models.named(model)
         if spec.name == self.model:
@@ -143,7 +150,7 @@ class Recognizer:
     def spec(self, recipe: Recipe) -> ModelSpec:
         """The recipe's model, as it was when the recipe's embeddings were made. Raises ModelUnavailable."""
         spec = self.models.installed(recipe.model)
-        if recipe.version == space_version(spec):
+        if recipe.version == (FOREIGN_VERSION if _imported(recipe) else space_version(spec)):
             return spec
         what = "its input, its weights or the pipeline has"
         if spec.described_in is not None:
@@ -352,6 +359,14 @@ class Recognizer:
             if key not in self._built:
                 self._built[key] = build()
             return self._built[key]  # type: ignore[return-value] # one type per key
+
+
+def _imported(recipe: Recipe) -> bool:
+    """Whether its embeddings are another program's that are of use here: DeepFace's, made as `align` deepface does,
+    or of a model that is known by its name only."""
+    if recipe.version != FOREIGN_VERSION:
+        return False
+    return recipe.align == "deepface" or foreign.spec(recipe.model) is not None
 
 
 def _select(faces: Sequence[Detection], image: Rgb, selection: Selection) -> tuple[Detection, ...]:

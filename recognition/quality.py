@@ -1,15 +1,46 @@
-"""How usable a face is for recognition: a pure function of its pixels and its detection."""
+"""How usable a face is for recognition: pure functions of its pixels and its detection."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from recognition.types import Detection, Rgb
+from recognition.types import Detection, Points, Rgb
 
 GOOD_SIDE_PX = 80.0
 GOOD_SHARPNESS = 120.0
 SIDE_PX = 112
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """`side`: the box's shorter side in pixels; `sharpness`: variance of the Laplacian of the face scaled to 112 px;
+    `brightness`: mean grey, 0..255; `yaw`: how far the nose is from the middle of the eyes, over their distance
+    (0 is frontal, None without these points); `score`: the detector's."""
+
+    side: float
+    sharpness: float
+    brightness: float
+    yaw: float | None
+    score: float
+
+
+def measure(image: Rgb, face: Detection) -> Measures:
+    """A face of which hardly a pixel is in the image has a side of 0."""
+    height, width = image.shape[:2]
+    x0, y0 = max(0, int(face.box.x)), max(0, int(face.box.y))
+    x1 = min(width, int(face.box.x + face.box.w))
+    y1 = min(height, int(face.box.y + face.box.h))
+    yaw = _yaw(face.landmarks)
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        return Measures(0.0, 0.0, 0.0, yaw, face.score)
+    grey = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    side = float(min(face.box.w, face.box.h))
+    return Measures(side, sharpness, float(grey.mean()), yaw, face.score)
 
 
 def quality(image: Rgb, face: Detection) -> float:
@@ -18,16 +49,30 @@ def quality(image: Rgb, face: Detection) -> float:
     Size is the box's shorter side over 80 px; sharpness the variance of the Laplacian of the face
     scaled to 112 px over 120; exposure how far the mean grey is from black and white.
     """
-    height, width = image.shape[:2]
-    x0, y0 = max(0, int(face.box.x)), max(0, int(face.box.y))
-    x1 = min(width, int(face.box.x + face.box.w))
-    y1 = min(height, int(face.box.y + face.box.h))
-    if x1 - x0 < 2 or y1 - y0 < 2:
+    return overall(measure(image, face))
+
+
+def overall(found: Measures) -> float:
+    """`quality` of what was measured."""
+    if found.side == 0:
         return 0.0
-    grey = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
-    grey = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).var()) / GOOD_SHARPNESS
-    exposure = 1.0 - abs(float(grey.mean()) / 127.5 - 1.0) ** 2
-    side = min(face.box.w, face.box.h) / GOOD_SIDE_PX
-    parts = np.clip([side, sharpness, exposure, max(face.score, 0.05)], 0.0, 1.0)
+    exposure = 1.0 - abs(found.brightness / 127.5 - 1.0) ** 2
+    values = [
+        found.side / GOOD_SIDE_PX,
+        found.sharpness / GOOD_SHARPNESS,
+        exposure,
+        max(found.score, 0.05),
+    ]
+    parts = np.clip(values, 0.0, 1.0)
     return float(np.prod(parts) ** (1 / len(parts)))
+
+
+def _yaw(points: Points | None) -> float | None:
+    if points is None or not np.isfinite(points[:3]).all():
+        return None
+    right, left, nose = points[:3].astype(np.float64)
+    eyes = left - right
+    length = float(np.linalg.norm(eyes))
+    if length == 0:
+        return None
+    return abs(float(np.dot(nose - (right + left) / 2, eyes))) / length**2

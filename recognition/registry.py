@@ -33,6 +33,7 @@ from recognition.models import (
     deepid,
     facenet,
     fb_deepface,
+    foreign,
     ghostfacenet,
     openface,
     sface,
@@ -127,6 +128,9 @@ class Models:
         """What the settings or the database name: it ought to be here. Raises ModelUnavailable."""
         if name in self.specs:
             return self.specs[name]
+        elsewhere = foreign.spec(name)
+        if elsewhere is not None:
+            return elsewhere
         self._refuse_broken(name.casefold())
         where = "" if self.folder is None else f" and no file {self.folder}/*.toml describes it"
         raise ModelUnavailable(

@@ -176,4 +176,4 @@ def _page(
         .order_by(c.name)
         .limit(limit)
     ).all()
-    return [Identity(*row._tuple()) for row in rows]
+    return [Identity(*row) for row in rows]

@@ -65,6 +65,23 @@ def each(connection: ReadConnection, space: Space, take: Callable[[Ids, Embeddin
     _copy(connection, query, _row("face", dimension=space.dimension), told)
 
 
+def of_gallery(
+    connection: ReadConnection,
+    space: Space,
+    gallery_id: int,
+    take: Callable[[Ids, Ids, Ids, Embeddings], None],
+) -> None:
+    """All embeddings of a gallery, in chunks: ids of faces, images and people, and raw vectors."""
+
+    def told(rows: NDArray[np.void]) -> None:
+        ids = [rows[name].astype(np.int64) for name in ("face", "image", "person")]
+        take(ids[0], ids[1], ids[2], rows["vec"].astype(np.float32))
+
+    query = "SELECT e.face_id, i.id, i.identity_id, e.vec " + _of(_OWNED, space)
+    query += f" AND e.gallery_id = {int(gallery_id)}"
+    _copy(connection, query, _row("face", "image", "person", dimension=space.dimension), told)
+
+
 def touched(connection: ReadConnection, space: Space, after: int) -> Ids:
     """Ids of the faces that changed after that version."""
     found: list[NDArray[np.void]] = []
