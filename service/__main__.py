@@ -9,9 +9,17 @@ from collections.abc import Sequence
 import uvicorn
 from pydantic import ValidationError
 
-from service.settings import ServiceSettings
+from indexer.errors import DatabaseUnavailable
+from indexer.store import keys
+from indexer.store.engine import Database
+from service.settings import ServiceSettings, is_loopback
 
 STOP_S = 30
+OPEN_TO_ALL = (
+    "refusing to listen on {host} without API keys: anybody in the network could read and erase "
+    "faces. Make one (facesearch keys create NAME --scope admin), set FACESEARCH_API_KEYS, or "
+    "listen on 127.0.0.1"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = ".".join(map(str, each["loc"]))
             print(f"Error: {name}{': ' if name else ''}{each['msg']}", file=sys.stderr)
         return 1
+    if not is_loopback(settings.host) and not settings.api_keys and not _has_keys(settings):
+        print(f"Error: {OPEN_TO_ALL.format(host=settings.host)}", file=sys.stderr)
+        return 1
     uvicorn.run(
         "service.app:create_app",
         factory=True,
@@ -39,6 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=STOP_S,
     )
     return 0
+
+
+def _has_keys(settings: ServiceSettings) -> bool:
+    """Whether somebody made a key. Without a database nobody is let in anyway, so there it is True."""
+    database = Database.open(settings)
+    try:
+        database.upgrade()
+        with database.read() as connection:
+            return bool(keys.valid(connection))
+    except DatabaseUnavailable as error:
+        print(f"Warning: the API keys cannot be read yet: {error}", file=sys.stderr)
+        return True
+    finally:
+        database.close()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypedDict
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from indexer import own_models
@@ -24,10 +24,11 @@ from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.spec import Resources
 from service import logs, problems
+from service.access import Authentication, KeyRing, Limits, authorised
 from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
-from service.middleware import Authentication, BodyBounds, BodyLimits, RequestContext
+from service.middleware import BodyBounds, BodyLimits, RequestContext
 from service.routes import faces, galleries, health, identities, jobs, models, search
 from service.runner import JobRunner
 from service.schemas import ProblemDocument
@@ -58,18 +59,18 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         version=VERSION,
         description=ABOUT,
         lifespan=_lifespan(settings, metrics),
+        dependencies=[Depends(authorised)],
     )
     bounds = BodyBounds(
         settings.max_request_bytes, settings.max_buffered_bytes, settings.body_timeout
     )
     app.add_middleware(BodyLimits, bounds=bounds)
-    if settings.api_keys:
-        app.add_middleware(Authentication, keys=settings.api_keys)
+    app.add_middleware(Authentication, limits=Limits(settings.key_rate, settings.key_share))
     app.add_middleware(RequestContext, metrics=metrics)
     problems.install(app)
     for module in ROUTERS:
         app.include_router(module.router)
-    app.openapi = _openapi(app, bool(settings.api_keys))  # type: ignore[method-assign] # FastAPI's way
+    app.openapi = _openapi(app)  # type: ignore[method-assign] # FastAPI's way
     return app
 
 
@@ -117,10 +118,12 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
     stack.callback(inference.close)
     metrics.watch_inference(inference)
+    threads = DatabaseThreads()
     return Services(
         settings=settings,
         database=database,
-        threads=DatabaseThreads(),
+        threads=threads,
+        keys=KeyRing(database, threads, settings.api_keys),
         recognizer=recognizer,
         inference=inference,
         cache=cache,
@@ -159,7 +162,7 @@ async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
             await task
 
 
-def _openapi(app: FastAPI, keys: bool) -> Callable[[], dict[str, Any]]:
+def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(
@@ -169,12 +172,11 @@ def _openapi(app: FastAPI, keys: bool) -> Callable[[], dict[str, Any]]:
             schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
-            if keys:
-                made["components"]["securitySchemes"] = {
-                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                    "bearer": {"type": "http", "scheme": "bearer"},
-                }
-                made["security"] = [{"key": []}, {"bearer": []}]
+            made["components"]["securitySchemes"] = {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            }
+            made["security"] = [{"key": []}, {"bearer": []}]
             app.openapi_schema = made
         return app.openapi_schema
 

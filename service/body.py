@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.access import permitted
 from service.errors import MalformedBody, RequestTooLarge, UnsupportedBody
 from service.problems import invalid
 from service.schemas import FILE, IMAGE
@@ -42,6 +43,11 @@ def body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """A dependency that reads the request's body into `model`."""
 
     async def read(request: Request) -> Model:
+        found = await _read(request)
+        permitted(request, found)
+        return found
+
+    async def _read(request: Request) -> Model:
         settings: ServiceSettings = request.state.services.settings
         limits = settings.max_request_bytes, settings.max_files
         kind, _ = parse_options_header(request.headers.get("content-type", ""))

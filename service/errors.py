@@ -91,6 +91,18 @@ class Unauthorized(ServiceError):
     """No valid API key was sent."""
 
 
+class Forbidden(ServiceError):
+    """The API key that was sent is not for this."""
+
+
+class TooManyRequests(ServiceError):
+    """The API key has had its share for now."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 class NotReady(ServiceError):
     """Something that answers need is not there yet; `checks` says what."""
 

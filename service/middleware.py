@@ -1,29 +1,39 @@
-"""What surrounds every request: its id, log line and metrics, the API key, limits on its body."""
+"""What surrounds every request: its id, log line and metrics, headers, limits on its body."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooSlow, Overloaded, RequestTooLarge, Unauthorized
+from service.errors import BodyTooSlow, Overloaded, RequestTooLarge
 from service.metrics import Metrics
 from service.problems import CLIENT_CLOSED, request_id, response_for
 
 log = logging.getLogger(__name__)
 
-OPEN = frozenset({"/healthz", "/readyz"})
 DRAIN_S = 2.0
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+)
+"""Of every answer that does not say otherwise: none is to be kept, framed, or taken for something else."""
+CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+PAGES = ("/docs", "/redoc")
+"""What needs scripts of its own."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -48,7 +58,12 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = identifier
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = identifier
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith(PAGES):
+                    headers.setdefault("Content-Security-Policy", CONTENT_POLICY)
             await send(message)
 
         try:
@@ -76,27 +91,6 @@ class RequestContext:
                 "ms": round(seconds * 1000, 1),
             },
         )
-
-
-class Authentication:
-    """Asks for one of the API keys, as X-API-Key or as a bearer token, on all but the open routes."""
-
-    def __init__(self, app: ASGIApp, keys: Sequence[SecretStr]) -> None:
-        self._app = app
-        self._keys = [key.get_secret_value().encode() for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN or self._known(Headers(scope=scope)):
-            await self._app(scope, receive, send)
-            return
-        error = Unauthorized("send an API key as X-API-Key, or as Authorization: Bearer")
-        await response_for(error, scope)(scope, receive, send)
-
-    def _known(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
-        sent = given.encode("latin-1", "replace")
-        return any([hmac.compare_digest(sent, key) for key in self._keys])  # noqa: C419 - all are compared
 
 
 @dataclass(frozen=True, slots=True)

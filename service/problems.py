@@ -86,6 +86,8 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
             413, "nothing-enrolled-too-large", "All files are too large"
         ),
         edge.Unauthorized: Problem(401, "unauthorized", "An API key is needed"),
+        edge.Forbidden: Problem(403, "forbidden", "The API key does not allow this"),
+        edge.TooManyRequests: Problem(429, "too-many-requests", "Too many requests"),
         edge.NotReady: Problem(503, "not-ready", "The service is not ready"),
         edge.ServiceError: Problem(500, "service-failed", "The request failed"),
         PoolTimeout: Problem(503, "overloaded", "The server is overloaded", 1),

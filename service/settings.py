@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from indexer.settings import SNAPSHOT_FROM, Settings
@@ -18,12 +18,6 @@ Folders = Annotated[tuple[Path, ...], NoDecode]
 
 def _half_of_memory() -> ByteSize:
     return ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-
-
-OPEN_TO_ALL = (
-    "refusing to listen on {host} without API keys: anybody in the network could read and erase "
-    "faces. Set FACESEARCH_API_KEYS, or listen on 127.0.0.1"
-)
 
 
 class ServiceSettings(Settings):
@@ -78,7 +72,16 @@ class ServiceSettings(Settings):
         0.001, ge=0, le=1, description="share of compressed searches repeated exactly, for metrics"
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="keys that clients must send one of; empty: none is asked for"
+        (),
+        description="keys that may do everything, beside those of `facesearch keys`",
+    )
+    key_rate: float = Field(
+        0, ge=0, description="requests a second of one API key, in each process; 0: any number"
+    )
+    key_concurrency: int = Field(
+        0,
+        ge=0,
+        description="POST requests of one API key at once, in each process; 0: half of those that are let wait",
     )
     log_level: str = Field("INFO", description="least severe level that is logged")
 
@@ -94,11 +97,10 @@ class ServiceSettings(Settings):
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(host.lower().rstrip(".") for host in value)
 
-    @model_validator(mode="after")
-    def _guarded(self) -> ServiceSettings:
-        if not is_loopback(self.host) and not self.api_keys:
-            raise ValueError(OPEN_TO_ALL.format(host=self.host))
-        return self
+    @property
+    def key_share(self) -> int:
+        """Requests that one API key may have under way."""
+        return self.key_concurrency or max(1, (self.concurrency + self.queue_limit) // 2)
 
     @property
     def snapshots_folder(self) -> Path | None:

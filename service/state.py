@@ -21,6 +21,7 @@ from recognition import registry
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.spec import available
+from service.access import DEFAULT_GALLERY, KeyRing
 from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
@@ -29,7 +30,6 @@ from service.threads import DatabaseThreads, in_daemon_thread
 
 log = logging.getLogger(__name__)
 
-DEFAULT_GALLERY = "default"
 RETRY_S = 2.0
 WEIGHTS_RETRY_S = 30.0
 HOUSEKEEPING_S = 300.0
@@ -50,6 +50,7 @@ class Services:
     settings: ServiceSettings
     database: Database
     threads: DatabaseThreads
+    keys: KeyRing
     recognizer: Recognizer
     inference: InferencePool
     cache: SearchCache | None

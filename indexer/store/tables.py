@@ -67,6 +67,20 @@ space = Table(
     UniqueConstraint("model", "detector", "align", "normalization", "pipeline_version"),
 )
 
+api_key = Table(
+    "api_key",
+    metadata,
+    _id(),
+    Column("prefix", Text, nullable=False, unique=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("galleries", ARRAY(Text)),
+    _now("created_at"),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+)
+
 gallery = Table(
     "gallery",
     metadata,

@@ -17,6 +17,7 @@ from recognition.spec import Threshold
 from recognition.types import Embeddings
 from recognition.verification import compare
 from service import vision
+from service.access import DEFAULT_GALLERY
 from service.body import body, described
 from service.deps import Owned, admitted
 from service.errors import InvalidRequest
@@ -33,7 +34,7 @@ from service.schemas import (
     VerifyRequest,
     VerifyResponse,
 )
-from service.state import DEFAULT_GALLERY, Services
+from service.state import Services
 from service.views import analyses, area, extracted, representations
 
 router = APIRouter(tags=["faces"], dependencies=[Depends(admitted)], responses=IMAGE_ERRORS)

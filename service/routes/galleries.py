@@ -9,6 +9,7 @@ from indexer import people
 from indexer.store import galleries, spaces
 from indexer.store.engine import ReadConnection
 from indexer.store.galleries import Gallery
+from service.access import Granted
 from service.deps import Owned
 from service.routes.responses import COMMON, NOT_FOUND
 from service.schemas import (
@@ -26,12 +27,13 @@ router = APIRouter(tags=["galleries"], responses=COMMON)
 
 
 @router.get("/galleries")
-async def list_galleries(owned: Owned) -> GalleryList:
-    """All galleries by name."""
+async def list_galleries(owned: Owned, granted: Granted) -> GalleryList:
+    """All galleries by name that the API key is for."""
 
     def read() -> list[GalleryView]:
         with owned.database.read() as connection:
-            return [_view(connection, g) for g in galleries.all_galleries(connection)]
+            every = galleries.all_galleries(connection)
+            return [_view(connection, g) for g in every if granted.may_see(g.name)]
 
     return GalleryList(galleries=await owned.threads.run(read))
 

@@ -13,10 +13,11 @@ from fastapi import APIRouter, Depends, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
-from indexer.errors import DatabaseUnavailable
+from indexer.errors import DatabaseUnavailable, NotFound
 from indexer.store import galleries, jobs
 from indexer.store.jobs import Job
 from service import vision
+from service.access import Access, Granted
 from service.body import body, described
 from service.deps import Owned
 from service.errors import Overloaded, PathRefused
@@ -62,27 +63,31 @@ async def reindex(
 
 
 @router.get("/jobs")
-async def list_jobs(owned: Owned, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> JobList:
-    """The newest first."""
+async def list_jobs(
+    owned: Owned, granted: Granted, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> JobList:
+    """The newest first, of galleries that the API key is for."""
 
     def read() -> list[JobView]:
         with owned.database.read() as connection:
-            return [job_view(found) for found in jobs.latest(connection, limit)]
+            latest = jobs.latest(connection, limit)
+            return [job_view(found) for found in latest if granted.may_see(found.gallery)]
 
     return JobList(jobs=await owned.threads.run(read))
 
 
 @router.get("/jobs/{job_id}", responses=NOT_FOUND)
-async def get_job(job_id: uuid.UUID, owned: Owned) -> JobView:
+async def get_job(job_id: uuid.UUID, owned: Owned, granted: Granted) -> JobView:
     """State, counts, rate, time left, errors."""
-    return job_view(await owned.threads.run(lambda: _read(owned, job_id)))
+    return job_view(await owned.threads.run(lambda: _read(owned, job_id, granted)))
 
 
 @router.delete("/jobs/{job_id}", responses=NOT_FOUND)
-async def cancel_job(job_id: uuid.UUID, owned: Owned) -> JobView:
+async def cancel_job(job_id: uuid.UUID, owned: Owned, granted: Granted) -> JobView:
     """Ask a job to stop; what it has done so far stays."""
 
     def cancel() -> Job:
+        _read(owned, job_id, granted)
         with owned.database.write() as connection:
             return jobs.cancel(connection, job_id)
 
@@ -94,15 +99,15 @@ async def cancel_job(job_id: uuid.UUID, owned: Owned) -> JobView:
     response_class=EventSourceResponse,
     responses={**NOT_FOUND, 200: {"content": {"text/event-stream": {}}, "description": "Events"}},
 )
-async def job_events(job_id: uuid.UUID, owned: Owned) -> EventSourceResponse:
+async def job_events(job_id: uuid.UUID, owned: Owned, granted: Granted) -> EventSourceResponse:
     """Server-sent events: `progress` with the job at every change, `finished` as the last one."""
     if len(owned.streams) >= MAX_STREAMS:
         raise Overloaded("too many event streams are open")
-    first = await owned.threads.run(lambda: _read(owned, job_id))
-    return EventSourceResponse(_events(owned, first), ping=15)
+    first = await owned.threads.run(lambda: _read(owned, job_id, granted))
+    return EventSourceResponse(_events(owned, first, granted), ping=15)
 
 
-async def _events(owned: Services, job: Job) -> AsyncIterator[ServerSentEvent]:
+async def _events(owned: Services, job: Job, granted: Access) -> AsyncIterator[ServerSentEvent]:
     stream = object()
     owned.streams.add(stream)
     try:
@@ -116,14 +121,18 @@ async def _events(owned: Services, job: Job) -> AsyncIterator[ServerSentEvent]:
                 return
             await asyncio.sleep(POLL_S)
             with suppress(DatabaseUnavailable, Overloaded):  # the next look may succeed
-                job = await owned.threads.run(lambda: _read(owned, job.id))  # noqa: B023 - awaited here
+                job = await owned.threads.run(lambda: _read(owned, job.id, granted))  # noqa: B023 - awaited here
     finally:
         owned.streams.discard(stream)
 
 
-def _read(owned: Services, job_id: uuid.UUID) -> Job:
+def _read(owned: Services, job_id: uuid.UUID, granted: Access) -> Job:
+    """Raises NotFound, also for a job of a gallery that the API key is not for."""
     with owned.database.read() as connection:
-        return jobs.get(connection, job_id)
+        found = jobs.get(connection, job_id)
+    if not granted.may_see(found.gallery):
+        raise NotFound("job", str(job_id))
+    return found
 
 
 def _create(owned: Services, gallery: str, params: dict[str, Any]) -> uuid.UUID:

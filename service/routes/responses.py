@@ -19,6 +19,7 @@ _TEXTS = {
     413: "Over a limit: bytes, pixels or number of files",
     415: "The Content-Type is not supported",
     422: "The request is not valid, or an image cannot be used",
+    429: "The API key has had its share for now; see Retry-After",
     500: "Internal error",
     503: "Overloaded, or something needed is not available; see Retry-After",
 }
@@ -36,7 +37,7 @@ def problems(*statuses: int) -> Responses:
 
 
 NAME = ProblemDocument.__name__
-COMMON = problems(401, 422, 500, 503)
+COMMON = problems(401, 403, 422, 429, 500, 503)
 NOT_FOUND = problems(404)
 CONFLICT = problems(409)
 BODY_ERRORS = problems(400, 408, 413, 415)
