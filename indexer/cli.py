@@ -474,6 +474,7 @@ def samples(as_json: bool) -> None:
 main.add_command(cli_moving.export)
 main.add_command(cli_moving.restore)
 galleries.add_command(cli_health.health)
+galleries.add_command(cli_health.quality)
 
 if __name__ == "__main__":
     main()
