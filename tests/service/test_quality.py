@@ -12,7 +12,9 @@ from tests.service.conftest import enrol, problem, quoted
 
 def dark(jpeg: bytes) -> bytes:
     out = io.BytesIO()
-    ImageEnhance.Brightness(Image.open(io.BytesIO(jpeg))).enhance(0.05).save(out, "JPEG")
+    ImageEnhance.Brightness(Image.open(io.BytesIO(jpeg))).enhance(0.07).save(
+        out, "JPEG", quality=95
+    )
     return out.getvalue()
 
 
