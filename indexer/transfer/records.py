@@ -18,8 +18,9 @@ from pydantic import (
     field_validator,
 )
 
-from indexer.errors import BadSource, InvalidName
+from indexer.errors import InvalidName
 from indexer.store.galleries import Policy, clean_name
+from indexer.transfer.errors import BadSource
 from recognition.types import Align, Normalization
 
 FORMAT = "facesearch gallery"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.errors import BadSource
 from indexer.store.images import ImageRow
 from indexer.transfer import npy, records
 from indexer.transfer.archive import Archive
+from indexer.transfer.errors import BadSource
 from indexer.transfer.records import FaceRecord, IdentityRecord, ImageRecord, SpaceRecord
 from indexer.transfer.source import Content, Person, Photo, Source, SpaceOf
 from recognition.pipeline import Face, Recipe
