@@ -25,5 +25,5 @@ VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-# Another address than 127.0.0.1 needs FACESEARCH_API_KEYS; without them the service refuses to start.
+# Another address than 127.0.0.1 needs API keys (facesearch keys create, FACESEARCH_API_KEYS); without one the service ends.
 CMD ["facesearch", "serve", "--host", "0.0.0.0", "--port", "8000"]

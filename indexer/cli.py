@@ -510,6 +510,7 @@ main.add_command(cli_moving.export)
 main.add_command(cli_keys.keys)
 main.add_command(cli_moving.restore)
 galleries.add_command(cli_health.health)
+galleries.add_command(cli_health.quality)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,8 @@
-"""`facesearch galleries health`."""
+"""`facesearch galleries health` and `quality`."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import click
 
@@ -41,3 +43,23 @@ def health(name: str, limit: int, as_json: bool) -> None:
         click.echo(f"\n{title}: {count}{of}")
         if found:
             show(found, False, found)
+
+
+@click.command("quality")
+@click.argument("name")
+@click.argument("policy", type=click.Choice(["accept", "flag", "reject"]))
+@as_json
+@reported
+def quality(name: str, policy: Literal["accept", "flag", "reject"], as_json: bool) -> None:
+    """What gallery NAME does with doubtful photographs: accept them, flag them, or reject them.
+
+    What was rejected under another policy is looked at again by the next `index`. docs/quality.md has the checks.
+    """
+    from indexer import commands
+    from indexer.store import galleries
+
+    tools = commands.Tools.open(quiet=as_json)
+    with tools.database.write() as connection:
+        held = galleries.lock(connection, name)
+        galleries.set_quality(connection, held.id, policy)
+    show({"gallery": held.name, "quality": policy}, as_json)

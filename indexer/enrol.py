@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from indexer.errors import Conflict
+from indexer.gate import Concern, Gate, reason, threshold
 from indexer.settings import Settings
 from indexer.store import galleries, identities, images, spaces
 from indexer.store.engine import Database, WriteConnection
 from indexer.store.galleries import Gallery
 from indexer.store.images import FaceRow, ImageRow
+from indexer.store.search import Scope
 from indexer.store.spaces import Space
+from indexer.store.transfer import names
 from recognition.errors import ImageTooLarge, UndecodableImage
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
+from recognition.registry import Models
 
 NO_FACE = "no face found"
 RETRIES = 5
@@ -54,6 +58,8 @@ class EnrolledImage:
     width: int | None = None
     height: int | None = None
     too_large: bool = False
+    concerns: tuple[Concern, ...] = ()
+    """What is doubtful, if the gallery minds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +146,24 @@ class Enroller:
             if held.target_spaces != tuple(space.id for space in targets):
                 return None
             usable = any(item.state == "ready" for item in extracted)
+            new = not names(connection, held.id, [galleries.clean_name(identity, "an identity")])
             owner = _owner(connection, held, identity) if usable else None
             changes: dict[int, list[tuple[int, str]]] = {}
+            gate = gate_of(connection, held, targets[0], self._extractor.recognizer.models)
             results = tuple(
-                self._store_one(connection, held, owner, item, changes) for item in extracted
+                self._store_one(_Place(connection, held, owner, gate), item, changes)
+                for item in extracted
             )
+            if new and owner is not None:
+                identities.prune(connection, [owner])
             published = spaces.publish(connection, changes)
             version = published.get(targets[0].id, targets[0].version)
         return Enrolment(results, version)
 
     def _store_one(
-        self,
-        connection: WriteConnection,
-        gallery: Gallery,
-        owner: int | None,
-        item: Extracted,
-        changes: dict[int, list[tuple[int, str]]],
+        self, place: _Place, item: Extracted, changes: dict[int, list[tuple[int, str]]]
     ) -> EnrolledImage:
+        connection, gallery, owner = place.connection, place.gallery, place.owner
         result = EnrolledImage(
             item.sha256.hex(), "rejected", item.reason,
             width=item.width, height=item.height, too_large=item.too_large,
@@ -169,16 +176,41 @@ class Enroller:
             images.update_image(connection, known.id, {"uploaded": True})
             faces = images.faces_of_image(connection, known.id, active)
             return replace(result, status="exists", image_id=known.id, faces=tuple(faces))
+        concerns: tuple[Concern, ...] = ()
+        if place.gate is not None:
+            concerns = place.gate.concerns(owner, item.faces.get(active, ()))
+        if concerns and gallery.quality == "reject":
+            return replace(result, reason=reason(concerns), concerns=concerns)
         row = ImageRow(
             gallery_id=gallery.id, identity_id=owner, sha256=item.sha256, size=item.size,
             state=item.state, width=item.width, height=item.height, uploaded=True,
+            flags=tuple(concern.check for concern in concerns),
         )  # fmt: skip
         image_id = images.add(connection, row)
         if item.original is not None:
             images.keep_original(connection, image_id, item.original)
         stored = store_faces(connection, gallery.id, [(image_id, item)], changes)
         new = tuple(stored.get(active, ()))
-        return replace(result, status="enrolled", image_id=image_id, faces=new)
+        return replace(result, status="enrolled", image_id=image_id, faces=new, concerns=concerns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an upload goes; `gate` is None where the gallery minds nothing."""
+
+    connection: WriteConnection
+    gallery: Gallery
+    owner: int | None
+    gate: Gate | None
+
+
+def gate_of(
+    connection: WriteConnection, gallery: Gallery, space: Space, models: Models
+) -> Gate | None:
+    """None for a gallery that accepts everything."""
+    if gallery.quality == "accept":
+        return None
+    return Gate(connection, Scope(space, gallery.id), threshold(models, space.recipe))
 
 
 def _owner(connection: WriteConnection, gallery: Gallery, identity: str) -> int:

@@ -56,7 +56,3 @@ class Cancelled(IndexerError):
 
 class CannotReembed(IndexerError):
     """Too many images have no original any more, so moving the gallery would lose people."""
-
-
-class BadSource(IndexerError):
-    """What is to be imported is damaged, hostile or not understood; the message says what. Nothing of it was stored."""

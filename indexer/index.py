@@ -18,8 +18,10 @@ from indexer.crawl import Move, Plan, TreeFile
 from indexer.diff import Diff, guard
 from indexer.diff import diff as compare
 from indexer.engines import Engine, Local
-from indexer.enrol import Extracted, prepare_gallery, store_faces
+from indexer.enrol import Extracted, gate_of, prepare_gallery, store_faces
 from indexer.errors import Conflict, NotFound
+from indexer.gate import Concern, Gate
+from indexer.gate import reason as told
 from indexer.maintain import build_ann_index
 from indexer.progress import Run
 from indexer.settings import Settings
@@ -52,6 +54,8 @@ class Item:
     extracted: Extracted | None
     problem: str | None = None
     """Why a known file could not be read this time; what is stored of it stays."""
+    concerns: tuple[Concern, ...] = ()
+    """What is doubtful about it, if the gallery minds."""
 
 
 Work = Callable[[Job], Item]
@@ -183,14 +187,20 @@ class Indexer:
             changes: Changes = {}
             outcomes = []
             with_faces: list[tuple[int, Extracted]] = []
-            for item in items:
+            models = self._recognizer.models
+            gate = gate_of(connection, gallery, targets[0], models)
+            for given in items:
+                owner = owners[galleries.clean_name(plan.owner(given.file), "an identity")]
+                item = given if gate is None else _judged(gate, gallery, owner, given)
                 if item.known is not None and item.extracted is not None:
                     _log_deletion(connection, item.known.id, changes)
-                owner = owners[galleries.clean_name(plan.owner(item.file), "an identity")]
                 done = _store_one(connection, gallery, owner, root, item)
                 outcomes.append(done)
                 if done[2] is not None and item.extracted is not None:
                     with_faces.append((done[2], item.extracted))
+                if gate is not None:  # the next one is compared with it
+                    store_faces(connection, gallery.id, with_faces, changes)
+                    with_faces.clear()
             store_faces(connection, gallery.id, with_faces, changes)
             spaces.publish(connection, changes)
         for item, (outcome, reason, _) in zip(items, outcomes, strict=True):
@@ -215,6 +225,21 @@ class Indexer:
                 spaces.publish(connection, deletions)
             run.count("removed", len(gone))
             run.step(len(batch))
+
+
+def _judged(gate: Gate, gallery: Gallery, owner: int, item: Item) -> Item:
+    """With what is doubtful about it; without its faces if the gallery rejects it."""
+    found = item.extracted
+    if found is None or found.state != "ready":
+        return item
+    if images.with_content(gate.connection, owner, item.sha256) is not None:
+        return item
+    faces = found.faces.get(gate.scope.space.id, ())
+    besides = None if item.known is None else item.known.id
+    concerns = gate.concerns(owner, faces, besides)
+    if concerns and gallery.quality == "reject":
+        found = replace(found, state="rejected", reason=told(concerns), faces={})
+    return replace(item, extracted=found, concerns=concerns)
 
 
 def _unreadable(file: TreeFile, reason: str) -> Extracted:
@@ -295,9 +320,12 @@ def _store_one(
         identity_id=owner,
         width=found.width,
         height=found.height,
+        flags=tuple(concern.check for concern in item.concerns),
     )
     image_id = images.add(connection, row)
     outcome = ("changed" if known is not None else "added") if state == "ready" else state
+    if item.concerns and state == "ready":
+        reason = f"flagged: {told(item.concerns)}"
     return outcome, reason, None if twin is not None else image_id
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from indexer.commands import Tools
-from indexer.errors import BadSource, Conflict
+from indexer.errors import Conflict
 from indexer.progress import display
 from indexer.runs import started, summary
 from indexer.store import galleries
 from indexer.transfer import archive, compreface, deepface, npz
 from indexer.transfer import export as exporting
 from indexer.transfer import restore as restoring
+from indexer.transfer.errors import BadSource
 from indexer.transfer.importer import Importer
 from indexer.transfer.restore import Places
 from indexer.transfer.source import Source

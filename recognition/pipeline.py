@@ -16,7 +16,7 @@ from recognition import antispoofing, deepface, deepface_detectors, registry
 from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
 from recognition.landmarks import LandmarkPredictor
 from recognition.models import foreign
-from recognition.quality import quality
+from recognition.quality import Measures, measure, overall
 from recognition.registry import Models
 from recognition.spec import (
     ACTIONS,
@@ -116,6 +116,8 @@ class Face:
     detection: Detection
     quality: float
     embedding: NDArray[np.float32]
+    measures: Measures | None = None
+    """None where the photograph was not seen."""
 
 
 class Recognizer:
@@ -234,7 +236,7 @@ class Recognizer:
         ]
         rows = iter(self.embed(crops, recipe))
         return [
-            tuple(Face(face, quality(image, face), next(rows)) for face in faces)
+            tuple(_described(face, measure(image, face), next(rows)) for face in faces)
             for image, faces in zip(images, detected, strict=True)
         ]
 
@@ -359,6 +361,10 @@ class Recognizer:
             if key not in self._built:
                 self._built[key] = build()
             return self._built[key]  # type: ignore[return-value] # one type per key
+
+
+def _described(face: Detection, found: Measures, embedding: NDArray[np.float32]) -> Face:
+    return Face(face, overall(found), embedding, found)
 
 
 def _imported(recipe: Recipe) -> bool:

@@ -84,8 +84,10 @@ class Access:
     galleries: frozenset[str] | None
 
     def require(self, needed: keys.Scope) -> None:
-        """Raises Forbidden."""
+        """Raises Forbidden; DatabaseUnavailable where nobody can tell."""
         if not keys.allows(self.scope, needed):
+            if not self.key:
+                raise DatabaseUnavailable("whether there are API keys cannot be told")
             raise Forbidden(f"the API key has the scope {self.scope}; this needs {needed}")
 
     def may_see(self, gallery: str) -> bool:
@@ -104,6 +106,8 @@ class Access:
 
 ANYBODY = Access("", "admin", None)
 """Whoever asks from this machine while there are no keys."""
+STATELESS = Access("", "read", None)
+"""The same while the database cannot be reached: what needs none is answered, and there is nobody to be seen."""
 OF_SETTINGS = Access("settings", "admin", None)
 
 
@@ -126,7 +130,12 @@ class KeyRing:
         """`local`: whether the request came in on a loopback address. Raises Unauthorized, DatabaseUnavailable."""
         if token and self._is_static(token):
             return OF_SETTINGS
-        known = await self._fresh()
+        try:
+            known = await self._fresh()
+        except DatabaseUnavailable:
+            if self._known or self._static or not local:
+                raise
+            return STATELESS
         key = keys.matching(token, known)
         if key is not None:
             bound = None if key.galleries is None else frozenset(key.galleries)

@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 from indexer.cache.ask import GroupBy
+from indexer.gate import Check as Doubt
 from indexer.search import Decision
+from indexer.store.galleries import Policy
 from recognition.types import NORMALIZATIONS, Align, Metric, Normalization
 
 ScoreBy = Literal["best", "mean", "centroid"]
@@ -233,7 +235,9 @@ class EnrolRequest(Request):
 
 
 class GalleryRequest(Request):
-    pass
+    quality: Policy | None = Field(
+        None, description="what to do with doubtful photographs; unchanged if absent"
+    )
 
 
 class IdentityChange(Request):
@@ -436,6 +440,7 @@ class GalleryView(BaseModel):
     state: Literal["ready", "empty", "reindexing"]
     counts: GalleryCounts
     spaces: Spaces
+    quality: Policy = Field(description="what is done with doubtful photographs")
     created_at: datetime
 
 
@@ -471,6 +476,7 @@ class ImageView(BaseModel):
     reason: str | None
     width: int | None
     height: int | None
+    flags: list[str] = Field(description="what was doubtful when it was enrolled")
     faces: int
 
 
@@ -503,11 +509,23 @@ class StoredFace(BaseModel):
     quality: float
 
 
+class ConcernView(BaseModel):
+    """A `value` that is beyond its `limit`."""
+
+    check: Doubt
+    value: float
+    limit: float
+    detail: str
+
+
 class EnrolledFile(BaseModel):
     image_id: int | None
     sha256: str
     status: Literal["enrolled", "exists", "rejected"]
     reason: str | None = None
+    concerns: list[ConcernView] = Field(
+        default_factory=list, description="what is doubtful, in a gallery that minds"
+    )
     faces: list[StoredFace]
 
 

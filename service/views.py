@@ -135,6 +135,7 @@ def image(found: StoredImage) -> s.ImageView:
         reason=found.reason,
         width=found.width,
         height=found.height,
+        flags=found.flags,
         faces=found.faces,
     )
 
@@ -145,9 +146,13 @@ def enrolled(found: EnrolledImage) -> s.EnrolledFile:
     file = s.EnrolledFile(
         image_id=found.image_id, sha256=found.sha256, status=found.status, faces=faces
     )
-    if found.reason is None:
-        return file
-    return s.EnrolledFile(**file.model_dump(exclude_unset=True), reason=found.reason)
+    more: dict[str, Any] = {} if found.reason is None else {"reason": found.reason}
+    if found.concerns:
+        more["concerns"] = [
+            s.ConcernView(check=c.check, value=c.value, limit=c.limit, detail=c.told)
+            for c in found.concerns
+        ]
+    return s.EnrolledFile(**file.model_dump(exclude_unset=True), **more)
 
 
 def stored(face: FaceRow, width: int, height: int) -> s.StoredFace:

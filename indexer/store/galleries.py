@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -16,6 +16,9 @@ from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
 
 MAX_NAME = 255
+Policy = Literal["accept", "flag", "reject"]
+"""What a gallery does with a doubtful photograph: nothing, note what is doubtful, or leave it out."""
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Gallery:
     active_space_id: int | None
     building_space_id: int | None
     created_at: datetime
+    quality: Policy = "accept"
 
     @property
     def target_spaces(self) -> tuple[int, ...]:
@@ -96,6 +100,19 @@ def set_spaces(
     )
 
 
+def set_quality(connection: WriteConnection, gallery_id: int, policy: Policy) -> None:
+    """What was rejected under another policy is forgotten, so that it is looked at again."""
+    changed = connection.execute(
+        update(t.gallery)
+        .where(t.gallery.c.id == gallery_id, t.gallery.c.quality != policy)
+        .values(quality=policy)
+    )
+    if changed.rowcount:
+        connection.execute(
+            delete(t.image).where(t.image.c.gallery_id == gallery_id, t.image.c.state == "rejected")
+        )
+
+
 def remove(connection: WriteConnection, gallery_id: int) -> None:
     """The gallery with all its identities, images and faces."""
     connection.execute(delete(t.gallery).where(t.gallery.c.id == gallery_id))
@@ -134,7 +151,7 @@ def roots(connection: ReadConnection, gallery_id: int) -> Sequence[str]:
 
 def _columns() -> Select[*tuple[Any, ...]]:
     c = t.gallery.c
-    return select(c.id, c.name, c.active_space_id, c.building_space_id, c.created_at)
+    return select(c.id, c.name, c.active_space_id, c.building_space_id, c.created_at, c.quality)
 
 
 def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:

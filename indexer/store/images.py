@@ -34,6 +34,7 @@ class ImageRow:
     width: int | None = None
     height: int | None = None
     uploaded: bool = False
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class StoredImage:
     reason: str | None
     width: int | None
     height: int | None
+    flags: list[str]
     faces: int
 
 
@@ -255,6 +257,7 @@ def of_identity(
             i.reason,
             i.width,
             i.height,
+            i.flags,
             count,
         )
         .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
@@ -371,6 +374,21 @@ def embeddings_of_identity(
     return np.asarray([np.asarray(row) for row in rows], np.float32)
 
 
+def some_of_identity(
+    connection: ReadConnection | WriteConnection, space_id: int, identity_id: int, limit: int
+) -> NDArray[np.float32]:
+    """(n, dimension) float32: the latest faces of an identity in a space, at most `limit`."""
+    rows = connection.scalars(
+        select(func.vector_send(t.embedding.c.vec))
+        .join_from(t.embedding, t.face, t.embedding.c.face_id == t.face.c.id)
+        .join(t.image, t.face.c.image_id == t.image.c.id)
+        .where(t.embedding.c.space_id == space_id, t.image.c.identity_id == identity_id)
+        .order_by(t.face.c.id.desc())
+        .limit(limit)
+    ).all()
+    return np.asarray([np.frombuffer(row, ">f4", offset=4) for row in rows], np.float32)
+
+
 def _known(*more: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
     i = t.image.c
     return select(
@@ -401,7 +419,8 @@ def _values(image: ImageRow) -> dict[str, Any]:
         "height",
         "uploaded",
     )
-    values = {name: getattr(image, name) for name in names}
+    values: dict[str, Any] = {name: getattr(image, name) for name in names}
+    values["flags"] = list(image.flags)
     return {**values, "source": "upload" if image.root is None else "tree"}
 
 

@@ -88,6 +88,7 @@ gallery = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("active_space_id", Integer, ForeignKey("space.id")),
     Column("building_space_id", Integer, ForeignKey("space.id")),
+    Column("quality", Text, nullable=False, server_default=text("'accept'")),
     _now("created_at"),
 )
 
@@ -121,6 +122,7 @@ image = Table(
     Column("height", Integer),
     Column("state", Text, nullable=False),
     Column("reason", Text),
+    Column("flags", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     _now("created_at"),
     UniqueConstraint("gallery_id", "root", "locator"),
     Index("image_identity_id_ix", "identity_id"),

@@ -162,6 +162,7 @@ def add_photo(connection: WriteConnection, image: ImageRow, created_at: datetime
         "width", "height", "state", "reason",
     )  # fmt: skip
     values = {name: getattr(image, name) for name in columns}
+    values["flags"] = list(image.flags)
     values["source"] = "upload" if image.root is None else "tree"
     if created_at is not None:
         values["created_at"] = created_at

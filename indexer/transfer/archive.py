@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from indexer.errors import BadSource
 from indexer.transfer import records
+from indexer.transfer.errors import BadSource
 from indexer.transfer.records import FileRecord, Manifest
 
 CHUNK = 1 << 20

@@ -17,8 +17,8 @@ from typing import IO
 
 import numpy as np
 
-from indexer.errors import BadSource
 from indexer.transfer import foreign
+from indexer.transfer.errors import BadSource
 from indexer.transfer.foreign import Entry
 from indexer.transfer.source import Content, Source
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from indexer.errors import BadSource
 from indexer.transfer import foreign, plain_pickle
+from indexer.transfer.errors import BadSource
 from indexer.transfer.foreign import Entry
 from indexer.transfer.npy import Array
 from indexer.transfer.restore import read_below

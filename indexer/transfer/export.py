@@ -139,6 +139,7 @@ class _Writer:
             "format": records.FORMAT,
             "format_version": records.FORMAT_VERSION,
             "gallery": self._gallery.name,
+            "quality": self._gallery.quality,
             "created_at": datetime.now(UTC).isoformat(),
             "identities": people,
             "images": photos,
@@ -226,6 +227,7 @@ class _Writer:
             "height": row.height,
             "state": row.state,
             "reason": row.reason,
+            "flags": row.flags,
             "created_at": row.created_at.isoformat(),
             "original": row.kept,
             "outcomes": [

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.crawl import folder_of
-from indexer.errors import BadSource, InvalidName
+from indexer.errors import InvalidName
 from indexer.store.galleries import clean_name
 from indexer.store.images import ImageRow
+from indexer.transfer.errors import BadSource
 from indexer.transfer.source import Content, Person, Photo, Source, SpaceOf
 from recognition.models import foreign
 from recognition.pipeline import FOREIGN_VERSION, Face, Recipe

@@ -65,7 +65,7 @@ class Importer:
 
         Raises Conflict if the gallery is searched in another space.
         """
-        with self._begun(run):
+        with self._begun(source, run):
             made = self._prepare(source)
             run.phase("importing", source.photos)
             for people in _batches(source.people()):
@@ -80,7 +80,7 @@ class Importer:
 
         Photographs that are not at hand are reported. Raises Conflict if the gallery has another model.
         """
-        with self._begun(run):
+        with self._begun(source, run):
             recognizer = self._extractor.recognizer
             made = prepare_gallery(self._database, recognizer, self._gallery, lambda: recipe)
             if made[0].recipe != recipe:
@@ -105,10 +105,12 @@ class Importer:
             active = galleries.get(connection, self._gallery).active_space_id
             return 0 if active is None else spaces.get(connection, active).version
 
-    def _begun(self, run: Run) -> AbstractContextManager[None]:
-        """The gallery is there, and nobody else writes to it."""
+    def _begun(self, source: Source, run: Run) -> AbstractContextManager[None]:
+        """The gallery is there, and nobody else writes to it. A new one minds what the source's did."""
         with self._database.write() as connection:
-            galleries.ensure(connection, self._gallery)
+            if galleries.make(connection, self._gallery):
+                held = galleries.lock(connection, self._gallery)
+                galleries.set_quality(connection, held.id, source.quality)
         return exclusive(self._database, self._gallery, run)
 
     def _prepare(self, source: Source) -> list[Space]:

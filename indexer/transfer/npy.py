@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from indexer.errors import BadSource
+from indexer.transfer.errors import BadSource
 from recognition.types import Embeddings
 
 Array = NDArray[Any]

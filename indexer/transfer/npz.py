@@ -6,8 +6,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from indexer.errors import BadSource
 from indexer.transfer import foreign, npy
+from indexer.transfer.errors import BadSource
 from indexer.transfer.foreign import Entry
 from indexer.transfer.npy import Array
 from indexer.transfer.source import Source

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from indexer.errors import BadSource
+from indexer.transfer.errors import BadSource
 
 MOST_VALUES = 200_000_000
 MOST_OPEN = 64

@@ -18,8 +18,9 @@ from pydantic import (
     field_validator,
 )
 
-from indexer.errors import BadSource, InvalidName
-from indexer.store.galleries import clean_name
+from indexer.errors import InvalidName
+from indexer.store.galleries import Policy, clean_name
+from indexer.transfer.errors import BadSource
 from recognition.types import Align, Normalization
 
 FORMAT = "facesearch gallery"
@@ -75,7 +76,7 @@ Big = Annotated[int, Field(ge=0, lt=2**63)]
 Pixels = Annotated[int, Field(ge=0, lt=2**31)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Real = Annotated[float, Field(ge=-3e38, le=3e38)]
-State = Literal["ready", "no_face", "unreadable", "duplicate"]
+State = Literal["ready", "no_face", "unreadable", "duplicate", "rejected"]
 
 
 class _Record(BaseModel):
@@ -106,6 +107,7 @@ class Manifest(_Record):
     format: Literal["facesearch gallery"]
     format_version: Literal[1]
     gallery: Name
+    quality: Policy = "accept"
     created_at: AwareDatetime
     identities: Big
     images: Big
@@ -167,6 +169,7 @@ class ImageRecord(_Record):
     height: Pixels | None
     state: State
     reason: Text | None
+    flags: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
     created_at: AwareDatetime
     original: bool
     outcomes: Annotated[list[OutcomeRecord], Field(max_length=1000)]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.errors import BadSource
 from indexer.store.images import ImageRow
 from indexer.transfer import npy, records
 from indexer.transfer.archive import Archive
+from indexer.transfer.errors import BadSource
 from indexer.transfer.records import FaceRecord, IdentityRecord, ImageRecord, SpaceRecord
 from indexer.transfer.source import Content, Person, Photo, Source, SpaceOf
 from recognition.pipeline import Face, Recipe
@@ -46,7 +46,13 @@ def source(archive: Archive, places: Places) -> Source:
     kept = any(name.startswith("originals/") for name in manifest.files)
     at_hand = kept or bool(places.trees) or places.photographs is not None
     return Source(
-        manifest.gallery, kinds, manifest.active_space, reader.people, manifest.images, at_hand
+        manifest.gallery,
+        kinds,
+        manifest.active_space,
+        reader.people,
+        manifest.images,
+        at_hand,
+        manifest.quality,
     )
 
 
@@ -143,7 +149,7 @@ class _Reader:
             gallery_id=0, identity_id=0, sha256=bytes.fromhex(image.sha256), size=image.size,
             state=image.state, reason=image.reason, root=tree, locator=image.locator,
             mtime_ns=None if tree is None else image.mtime_ns, width=image.width,
-            height=image.height, uploaded=image.uploaded,
+            height=image.height, uploaded=image.uploaded, flags=tuple(image.flags),
         )  # fmt: skip
         return Photo(
             row,

@@ -8,6 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from indexer.store.galleries import Policy
 from indexer.store.images import ImageRow
 from recognition.pipeline import Face, Recipe
 
@@ -62,6 +63,8 @@ class Source:
     people: Callable[[], Iterator[Person]]
     photos: int
     at_hand: bool
+    quality: Policy = "accept"
+    """What the gallery did with doubtful photographs."""
 
     @property
     def recipe(self) -> Recipe | None:

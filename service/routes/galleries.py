@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from indexer import people
@@ -10,12 +12,14 @@ from indexer.store import galleries, spaces
 from indexer.store.engine import ReadConnection
 from indexer.store.galleries import Gallery
 from service.access import Granted
+from service.body import body, described
 from service.deps import Owned
-from service.routes.responses import COMMON, NOT_FOUND
+from service.routes.responses import BODY_ERRORS, COMMON, NOT_FOUND
 from service.schemas import (
     GalleryCounts,
     GalleryErased,
     GalleryList,
+    GalleryRequest,
     GalleryView,
     Spaces,
     SpaceView,
@@ -46,14 +50,24 @@ async def get_gallery(gallery: str, owned: Owned) -> GalleryView:
 
 @router.put(
     "/galleries/{gallery}",
-    responses={201: {"model": GalleryView, "description": "Made"}},
+    openapi_extra=described(GalleryRequest),
+    responses={201: {"model": GalleryView, "description": "Made"}, **BODY_ERRORS},
 )
-async def put_gallery(gallery: str, owned: Owned, response: Response) -> GalleryView:
-    """Make a gallery; nothing happens to one that is there."""
+async def put_gallery(
+    gallery: str,
+    owned: Owned,
+    response: Response,
+    asked: Annotated[GalleryRequest, Depends(body(GalleryRequest))],
+) -> GalleryView:
+    """Make a gallery; of one that is there, only what is said to do with doubtful photographs is changed."""
 
     def make() -> bool:
         with owned.database.write() as connection:
-            return galleries.make(connection, gallery)
+            made = galleries.make(connection, gallery)
+            if asked.quality is not None:
+                held = galleries.lock(connection, gallery)
+                galleries.set_quality(connection, held.id, asked.quality)
+            return made
 
     if await owned.threads.run(make):
         response.status_code = 201
@@ -88,6 +102,7 @@ def _view(connection: ReadConnection, gallery: Gallery) -> GalleryView:
             active=_space(connection, gallery.active_space_id),
             building=_space(connection, gallery.building_space_id),
         ),
+        quality=gallery.quality,
         created_at=gallery.created_at,
     )
 

@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from indexer.settings import Settings
+from indexer.store.engine import MIGRATIONS
 from tests.indexer.conftest import write_tree
+
+HEAD = ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
 class Command:
@@ -188,8 +192,8 @@ def test_models_and_database_commands(run: Command, settings: Settings) -> None:
     assert {"Dlib", "mediapipe", "mtcnn", "opencv", "dlib", "skip", "age", "Fasnet"} <= set(models)
     assert all(row["state"] in ("valid", "missing") for row in run.json("models", "check"))  # type: ignore[union-attr]
     assert run.json("db", "start")["running"] is True  # type: ignore[index]
-    assert run.json("db", "status")["revision"] == "0002"  # type: ignore[index]
-    assert run.json("db", "upgrade") == {"revision": "0002"}
+    assert run.json("db", "status")["revision"] == HEAD  # type: ignore[index]
+    assert run.json("db", "upgrade") == {"revision": HEAD}
     assert settings.home.name in run("db", "url")
     assert all(row["ok"] for row in run.json("doctor"))  # type: ignore[union-attr]
 
@@ -198,7 +202,7 @@ def test_an_external_server_is_used(run: Command, settings: Settings) -> None:
     """Another name for the embedded server stands for a server of one's own."""
     url = run("db", "url").strip()
     status = run.json("db", "status", FACESEARCH_DATABASE_URL=url, FACESEARCH_HOME="/nonexistent")
-    assert status == {"kind": "external", "running": True, "revision": "0002"}
+    assert status == {"kind": "external", "running": True, "revision": HEAD}
     says = run("db", "stop", code=1, FACESEARCH_DATABASE_URL=url)
     assert "FACESEARCH_DATABASE_URL" in says
 

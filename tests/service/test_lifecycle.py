@@ -46,6 +46,7 @@ def test_without_a_database(tmp_path: Path, photos: dict[str, bytes], home: Path
         assert client.post("/represent", files={"img": photos["obama"]}).status_code == 200
 
 
+@pytest.mark.usefixtures("server")  # its database
 def test_without_weights(
     tmp_path: Path, start: Start, home: Path, photos: dict[str, bytes]
 ) -> None:

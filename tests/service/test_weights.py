@@ -24,6 +24,7 @@ from tests.recognition.publisher import Publisher, publishing
 from tests.service.conftest import free_port, problem
 
 SHA = "ab" * 32
+KEY = "a-key-of-the-settings"
 Serve = Callable[..., AbstractContextManager[TestClient]]
 
 
@@ -101,12 +102,16 @@ def test_missing_weights_are_not_fetched_for_a_request(
 
 
 def test_a_refused_licence(serve: Serve, far: Weights, photos: dict[str, bytes]) -> None:
-    with serve(allow_non_commercial=False) as client:
+    with serve(allow_non_commercial=False, api_keys=KEY) as client:
+        client.headers["X-API-Key"] = KEY
         refused = represent(client, photos["obama"])
         detail = str(problem(refused, 403, "licence-refused")["detail"])
         for part in ("Far", "research only", "FACESEARCH_ALLOW_NON_COMMERCIAL"):
             assert part in detail
-        job = client.post("/admin/reindex", json={"gallery": "default", "model_name": "Far"})
+        job = client.post(
+            "/admin/reindex",
+            json={"gallery": "default", "model_name": "Far"},
+        )
         problem(job, 403, "licence-refused")
         (shown,) = [m for m in client.get("/models").json()["models"] if m["name"] == "Far"]
         assert shown["refused"] is True

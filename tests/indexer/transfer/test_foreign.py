@@ -12,9 +12,10 @@ import pytest
 
 from indexer import commands, moving, runs
 from indexer.commands import Tools
-from indexer.errors import BadSource, Conflict
+from indexer.errors import Conflict
 from indexer.moving import Asked
 from indexer.search import Query, Searcher
+from indexer.transfer.errors import BadSource
 from recognition.errors import ModelUnavailable
 from recognition.images import ImageLimits, decode
 from recognition.pipeline import FOREIGN_VERSION, Recipe, Selection

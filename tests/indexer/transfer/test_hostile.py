@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from indexer import moving
 from indexer.commands import Tools
-from indexer.errors import BadSource
 from indexer.moving import Asked
 from indexer.store import galleries
 from indexer.transfer import npz, plain_pickle
+from indexer.transfer.errors import BadSource
 
 Change = Callable[[Path], None]
 
