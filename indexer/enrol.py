@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from indexer.audit import COMMAND, Actor
 from indexer.errors import Conflict
 from indexer.gate import Concern, Gate, reason, threshold
 from indexer.settings import Settings
@@ -98,6 +99,13 @@ class Extractor:
         return Extracted(sha256, len(data), state, reason, width, height, faces)
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    gallery: str
+    identity: str
+    by: Actor
+
+
 class Enroller:
     """Uploads: idempotent by content, whole or not at all."""
 
@@ -107,7 +115,9 @@ class Enroller:
         self._settings = settings
         self._keep = settings.keep_uploads
 
-    def enrol(self, gallery: str, identity: str, files: Sequence[bytes]) -> Enrolment:
+    def enrol(
+        self, gallery: str, identity: str, files: Sequence[bytes], by: Actor = COMMAND
+    ) -> Enrolment:
         """Store every file with a face under the identity, in one transaction.
 
         Raises NotFound for the gallery and InvalidName. A file that cannot be used is rejected with
@@ -119,7 +129,7 @@ class Enroller:
                 self._database, self._extractor.recognizer, gallery, self._default
             )
             extracted = [self._extract(data, targets) for data in files]
-            done = self._store(gallery, identity, extracted, targets)
+            done = self._store(_Order(gallery, identity, by), extracted, targets)
             if done is not None:
                 return done
         raise Conflict(f"gallery {gallery!r} keeps changing its model; try again")
@@ -134,20 +144,17 @@ class Enroller:
         return replace(extracted, original=data) if self._keep else extracted
 
     def _store(
-        self,
-        gallery: str,
-        identity: str,
-        extracted: Sequence[Extracted],
-        targets: Sequence[Space],
+        self, order: _Order, extracted: Sequence[Extracted], targets: Sequence[Space]
     ) -> Enrolment | None:
         """None if the gallery's spaces are no longer those that the files were extracted for."""
         with self._database.write() as connection:
-            held = galleries.hold(connection, gallery)
+            held = galleries.hold(connection, order.gallery)
             if held.target_spaces != tuple(space.id for space in targets):
                 return None
             usable = any(item.state == "ready" for item in extracted)
-            new = not names(connection, held.id, [galleries.clean_name(identity, "an identity")])
-            owner = _owner(connection, held, identity) if usable else None
+            name = galleries.clean_name(order.identity, "an identity")
+            new = not names(connection, held.id, [name])
+            owner = _owner(connection, held, name) if usable else None
             changes: dict[int, list[tuple[int, str]]] = {}
             gate = gate_of(connection, held, targets[0], self._extractor.recognizer.models)
             results = tuple(
@@ -158,6 +165,10 @@ class Enroller:
                 identities.prune(connection, [owner])
             published = spaces.publish(connection, changes)
             version = published.get(targets[0].id, targets[0].version)
+            order.by.record(
+                connection, "identity.enrol", held.name, identity_id=owner, version=version,
+                images=[result.image_id for result in results if result.status == "enrolled"],
+            )  # fmt: skip
         return Enrolment(results, version)
 
     def _store_one(

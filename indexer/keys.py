@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
+from indexer.audit import COMMAND
 from indexer.errors import Conflict, NotFound
 from indexer.store import keys as store
 from indexer.store.engine import Database
@@ -50,7 +51,9 @@ def create(
         "expires_at": None if lasts is None else datetime.now(UTC) + lasts,
     }
     with database.write() as connection:
-        return token, store.add(connection, values)
+        key = store.add(connection, values)
+        COMMAND.record(connection, "key.create", "", prefix=prefix, scope=scope)
+        return token, key
 
 
 def revoke(database: Database, prefix: str) -> Key:
@@ -59,7 +62,9 @@ def revoke(database: Database, prefix: str) -> Key:
         found = _found(store.find(connection, prefix), prefix)
         if found.revoked_at is not None:
             return found
-        return store.change(connection, prefix, {"revoked_at": datetime.now(UTC)})
+        key = store.change(connection, prefix, {"revoked_at": datetime.now(UTC)})
+        COMMAND.record(connection, "key.revoke", "", prefix=prefix)
+        return key
 
 
 def rotate(database: Database, prefix: str, overlap: timedelta) -> tuple[str, Key]:
@@ -74,6 +79,7 @@ def rotate(database: Database, prefix: str, overlap: timedelta) -> tuple[str, Ke
     made = create(database, old.name, scope, old.galleries, lasts)
     with database.write() as connection:
         store.change(connection, prefix, {"expires_at": min(ends, old.expires_at or ends)})
+        COMMAND.record(connection, "key.rotate", "", prefix=prefix, successor=made[1].prefix)
     return made
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement
 
+from indexer.audit import COMMAND, Actor
 from indexer.errors import NotFound
 from indexer.store import galleries, identities, images, spaces
 from indexer.store import tables as t
@@ -14,16 +16,18 @@ from indexer.store.engine import Database, WriteConnection
 from indexer.store.galleries import Gallery
 
 
-def erase_gallery(database: Database, gallery: str) -> int:
+def erase_gallery(database: Database, gallery: str, by: Actor = COMMAND) -> int:
     """Erase a gallery with all it holds; returns the version from which no search finds it."""
     with database.write() as connection:
         held = galleries.lock(connection, gallery)
         gone = _deletions(connection, t.image.c.gallery_id == held.id)
         galleries.remove(connection, held.id)
-        return _publish(connection, held, gone)
+        version = _publish(connection, held, gone)
+        by.record(connection, "gallery.erase", held.name, gallery_id=held.id, version=version)
+        return version
 
 
-def erase_identity(database: Database, gallery: str, identity: str) -> int:
+def erase_identity(database: Database, gallery: str, identity: str, by: Actor = COMMAND) -> int:
     """Erase a person: rows, faces, embeddings; returns the version."""
     with database.write() as connection:
         held = galleries.hold(connection, gallery)
@@ -31,10 +35,12 @@ def erase_identity(database: Database, gallery: str, identity: str) -> int:
         identities.lock(connection, [identity_id])
         gone = _deletions(connection, t.image.c.identity_id == identity_id)
         identities.remove(connection, identity_id)
-        return _publish(connection, held, gone)
+        version = _publish(connection, held, gone)
+        by.record(connection, "identity.erase", held.name, identity_id=identity_id, version=version)
+        return version
 
 
-def erase_image(database: Database, gallery: str, image_id: int) -> int:
+def erase_image(database: Database, gallery: str, image_id: int, by: Actor = COMMAND) -> int:
     """Erase one image; its identity goes too when it was the last. Returns the version."""
     with database.write() as connection:
         held = galleries.hold(connection, gallery)
@@ -45,38 +51,59 @@ def erase_image(database: Database, gallery: str, image_id: int) -> int:
         gone = _deletions(connection, t.image.c.id == image_id)
         images.remove_images(connection, [image_id])
         identities.prune(connection, [owner])
-        return _publish(connection, held, gone)
+        version = _publish(connection, held, gone)
+        by.record(
+            connection, "image.erase", held.name,
+            image_id=image_id, identity_id=owner, version=version,
+        )  # fmt: skip
+        return version
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A new name, other metadata; with `merge`, into the identity that has the name already."""
+
+    name: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    merge: bool = False
 
 
 def change_identity(
-    database: Database,
-    gallery: str,
-    identity: str,
-    *,
-    name: str | None,
-    metadata: Mapping[str, Any] | None,
-    merge: bool,
+    database: Database, gallery: str, identity: str, change: Change, by: Actor = COMMAND
 ) -> int:
-    """Rename, set metadata, or merge into the identity called `name`; returns the version.
+    """Rename, set metadata, or merge; returns the version.
 
-    Raises NotFound, InvalidName, and Conflict when `name` is taken and `merge` is not asked for.
+    Raises NotFound, InvalidName, and Conflict when the name is taken and `merge` is not asked for.
     """
     with database.write() as connection:
         held = galleries.hold(connection, gallery)
         identity_id = identities.find(connection, held.id, identity)
-        if metadata is not None:
-            identities.set_metadata(connection, identity_id, metadata)
-        if name is None or galleries.clean_name(name, "an identity") == identity:
-            return _publish(connection, held, {})
-        if not merge:
-            identities.rename(connection, held.id, identity_id, name)
-            return _publish(connection, held, {})
-        target = identities.find(connection, held.id, name)
-        identities.lock(connection, [identity_id, target])
-        faces = images.faces_of(connection, t.image.c.identity_id == identity_id)
-        identities.merge(connection, identity_id, target)
-        touched = {s: [(f, "I") for f in ids] for s, ids in faces.items()}
-        return _publish(connection, held, touched)
+        touched = _change(connection, held, (identity_id, identity), change)
+        version = _publish(connection, held, touched)
+        by.record(
+            connection, "identity.merge" if touched else "identity.change", held.name,
+            identity_id=identity_id, version=version,
+        )  # fmt: skip
+        return version
+
+
+def _change(
+    connection: WriteConnection, held: Gallery, known: tuple[int, str], change: Change
+) -> dict[int, list[tuple[int, str]]]:
+    """What followers must be told; nothing but for a merge."""
+    identity_id, present = known
+    if change.metadata is not None:
+        identities.set_metadata(connection, identity_id, change.metadata)
+    if change.name is None or galleries.clean_name(change.name, "an identity") == present:
+        return {}
+    if not change.merge:
+        identities.rename(connection, held.id, identity_id, change.name)
+        return {}
+    target = identities.find(connection, held.id, change.name)
+    identities.lock(connection, [identity_id, target])
+    faces = images.faces_of(connection, t.image.c.identity_id == identity_id)
+    identities.merge(connection, identity_id, target)
+    return {s: [(f, "I") for f in ids] for s, ids in faces.items()}
 
 
 def _deletions(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from indexer.audit import COMMAND
 from indexer.commands import Tools
 from indexer.engines import Choice, Engine, opened
 from indexer.errors import IndexerError
@@ -106,6 +107,7 @@ def started(database: Database, command: str, gallery: str, quiet: bool) -> Iter
     with database.write() as connection:
         params = {"command": command}
         job = jobs.create(connection, "command", gallery, params, "running")
+        COMMAND.record(connection, command, gallery, job_id=str(job))
     with Run(database, job, display(quiet)) as run:
         yield run
 

@@ -35,6 +35,7 @@ from service.schemas import ProblemDocument
 from service.settings import ServiceSettings
 from service.state import Services, keep_house, prepare_database, warm
 from service.threads import DatabaseThreads
+from service.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def _lifespan(
             tasks = [preparing, asyncio.ensure_future(warm(services))]
             tasks.append(asyncio.ensure_future(JobRunner(services).run()))
             tasks.append(asyncio.ensure_future(keep_house(services)))
+            tasks.append(asyncio.ensure_future(services.trail.run()))
             stack.push_async_callback(_end, tasks)
             await _first_try(preparing, services)
             yield {"services": services}
@@ -124,6 +126,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         database=database,
         threads=threads,
         keys=KeyRing(database, threads, settings.api_keys),
+        trail=Trail(database, threads, on=settings.audit_searches),
         recognizer=recognizer,
         inference=inference,
         cache=cache,

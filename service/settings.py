@@ -83,6 +83,9 @@ class ServiceSettings(Settings):
         ge=0,
         description="POST requests of one API key at once, in each process; 0: half of those that are let wait",
     )
+    audit_searches: bool = Field(
+        True, description="write searches into the audit log; changes are always written"
+    )
     log_level: str = Field("INFO", description="least severe level that is logged")
 
     @field_validator("url_hosts", "image_roots", "api_keys", mode="before")

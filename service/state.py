@@ -27,6 +27,7 @@ from service.inference import InferencePool
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.threads import DatabaseThreads, in_daemon_thread
+from service.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Services:
     database: Database
     threads: DatabaseThreads
     keys: KeyRing
+    trail: Trail
     recognizer: Recognizer
     inference: InferencePool
     cache: SearchCache | None

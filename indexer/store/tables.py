@@ -67,6 +67,20 @@ space = Table(
     UniqueConstraint("model", "detector", "align", "normalization", "pipeline_version"),
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("gallery", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("detail", JSONB, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Index("audit_log_gallery_ix", "gallery", "id"),
+)
+
 api_key = Table(
     "api_key",
     metadata,

@@ -148,7 +148,8 @@ async def _verify_identity(
 ) -> VerifyResponse:
     started = time.perf_counter()
     model = vision.known_model(owned.recognizer.models, asked.model_name)
-    recipe, stored = await owned.threads.run(lambda: _stored(owned, asked, model))
+    owned.trail.check()
+    recipe, person, stored = await owned.threads.run(lambda: _stored(owned, asked, model))
     plan = vision.plan(asked, owned.settings, owned.recognizer.models, recipe)
     own = _own_threshold(owned, asked, plan.recipe)
     image = await owned.sources.get(asked.img or b"")
@@ -156,11 +157,16 @@ async def _verify_identity(
         request,
         owned.inference.run(lambda: vision.represent(owned.recognizer, image, plan, "img")),
     )
-    return _verdict(asked, (plan.recipe, own), seen, None, stored, started)
+    verdict = _verdict(asked, (plan.recipe, own), seen, None, stored, started)
+    gallery = asked.gallery or DEFAULT_GALLERY
+    owned.trail.search(request, "search.verify", gallery, [[person]] if verdict.verified else [[]])
+    return verdict
 
 
-def _stored(owned: Services, asked: VerifyRequest, model: str | None) -> tuple[Recipe, Embeddings]:
-    """The identity's embeddings in its gallery's active space. Raises NotFound, Conflict."""
+def _stored(
+    owned: Services, asked: VerifyRequest, model: str | None
+) -> tuple[Recipe, int, Embeddings]:
+    """The identity's number and embeddings in its gallery's active space. Raises NotFound, Conflict."""
     name = asked.identity or ""
     with owned.database.read() as connection:
         gallery = galleries.get(connection, asked.gallery or DEFAULT_GALLERY)
@@ -173,7 +179,7 @@ def _stored(owned: Services, asked: VerifyRequest, model: str | None) -> tuple[R
         rows = images.embeddings_of_identity(connection, gallery.active_space_id, identity_id)
     if len(rows) == 0:
         raise Conflict("no face of this identity is stored; enrol an image with a face")
-    return recipe, rows
+    return recipe, identity_id, rows
 
 
 def _own_threshold(owned: Services, asked: VerifyRequest, recipe: Recipe) -> Threshold:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from indexer import people
@@ -25,6 +26,7 @@ from service.schemas import (
     SpaceView,
 )
 from service.state import Services
+from service.trail import actor
 from service.views import space
 
 router = APIRouter(tags=["galleries"], responses=COMMON)
@@ -54,6 +56,7 @@ async def get_gallery(gallery: str, owned: Owned) -> GalleryView:
     responses={201: {"model": GalleryView, "description": "Made"}, **BODY_ERRORS},
 )
 async def put_gallery(
+    request: Request,
     gallery: str,
     owned: Owned,
     response: Response,
@@ -67,6 +70,10 @@ async def put_gallery(
             if asked.quality is not None:
                 held = galleries.lock(connection, gallery)
                 galleries.set_quality(connection, held.id, asked.quality)
+            if made or asked.quality is not None:
+                held = galleries.get(connection, gallery)
+                action = "gallery.make" if made else "gallery.change"
+                actor(request).record(connection, action, held.name, gallery_id=held.id)
             return made
 
     if await owned.threads.run(make):
@@ -75,9 +82,11 @@ async def put_gallery(
 
 
 @router.delete("/galleries/{gallery}", responses=NOT_FOUND)
-async def delete_gallery(gallery: str, owned: Owned) -> GalleryErased:
+async def delete_gallery(request: Request, gallery: str, owned: Owned) -> GalleryErased:
     """Erase a gallery with all its people, images and embeddings."""
-    version = await owned.threads.run(lambda: people.erase_gallery(owned.database, gallery))
+    version = await owned.threads.run(
+        lambda: people.erase_gallery(owned.database, gallery, actor(request))
+    )
     return GalleryErased(gallery=galleries.clean_name(gallery, "a gallery"), version=version)
 
 

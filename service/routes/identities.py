@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from indexer import people
+from indexer.audit import Actor
 from indexer.enrol import Enrolment
 from indexer.store import galleries, identities, images
 from recognition.errors import RecognitionError
@@ -32,6 +33,7 @@ from service.schemas import (
     ImageErased,
 )
 from service.state import Services
+from service.trail import actor
 from service.views import enrolled
 from service.views import identity as identity_view
 from service.views import image as image_view
@@ -92,6 +94,7 @@ async def get_identity(gallery: str, identity: str, owned: Owned) -> IdentityDet
     responses={**BODY_ERRORS, **CONFLICT},
 )
 async def patch_identity(
+    request: Request,
     gallery: str,
     identity: str,
     owned: Owned,
@@ -102,7 +105,8 @@ async def patch_identity(
     def write() -> IdentityChanged:
         version = people.change_identity(
             owned.database, gallery, identity,
-            name=change.name, metadata=change.metadata, merge=change.merge,
+            people.Change(name=change.name, metadata=change.metadata, merge=change.merge),
+            actor(request),
         )  # fmt: skip
         with owned.database.read() as connection:
             held = galleries.get(connection, gallery)
@@ -114,10 +118,12 @@ async def patch_identity(
 
 
 @router.delete("/galleries/{gallery}/identities/{identity}")
-async def delete_identity(gallery: str, identity: str, owned: Owned) -> IdentityErased:
+async def delete_identity(
+    request: Request, gallery: str, identity: str, owned: Owned
+) -> IdentityErased:
     """Erase a person: rows, vectors, stored images, cache entries."""
     version = await owned.threads.run(
-        lambda: people.erase_identity(owned.database, gallery, identity)
+        lambda: people.erase_identity(owned.database, gallery, identity, actor(request))
     )
     return IdentityErased(identity=galleries.clean_name(identity, "an identity"), version=version)
 
@@ -146,7 +152,8 @@ async def enrol(
         raise RequestTooLarge(f"at most {owned.settings.max_files} files are taken at once")
     arrived = [await owned.sources.get(file) for file in asked.files]
     done = await while_connected(
-        request, owned.inference.run(lambda: _enrol(owned, gallery, identity, arrived))
+        request,
+        owned.inference.run(lambda: _enrol(owned, actor(request), (gallery, identity), arrived)),
     )
     answer = EnrolResponse(
         files=[enrolled(each) for each in done.images],
@@ -161,9 +168,9 @@ async def enrol(
     return answer
 
 
-def _enrol(owned: Services, gallery: str, identity: str, arrived: list[Pixels]) -> Enrolment:
+def _enrol(owned: Services, by: Actor, whom: tuple[str, str], arrived: list[Pixels]) -> Enrolment:
     limit = owned.settings.max_image_bytes
-    return owned.enroller.enrol(gallery, identity, [_bytes(each, limit) for each in arrived])
+    return owned.enroller.enrol(*whom, [_bytes(each, limit) for each in arrived], by)
 
 
 def _bytes(image: Pixels, limit: int) -> bytes:
@@ -185,10 +192,12 @@ def _nothing(done: Enrolment, answer: EnrolResponse) -> NothingEnrolled:
 
 @router.delete("/galleries/{gallery}/images/{image_id}")
 async def delete_image(
-    gallery: str, image_id: Annotated[int, Path(ge=1, le=MAX_ID)], owned: Owned
+    request: Request, gallery: str, image_id: Annotated[int, Path(ge=1, le=MAX_ID)], owned: Owned
 ) -> ImageErased:
     """Erase one image with its faces; a person without images goes too."""
-    version = await owned.threads.run(lambda: people.erase_image(owned.database, gallery, image_id))
+    version = await owned.threads.run(
+        lambda: people.erase_image(owned.database, gallery, image_id, actor(request))
+    )
     return ImageErased(image_id=image_id, version=version)
 
 

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
 from starlette.responses import Response
 
+from indexer.audit import Actor
 from indexer.errors import DatabaseUnavailable, NotFound
 from indexer.store import galleries, jobs
 from indexer.store.jobs import Job
@@ -24,6 +26,7 @@ from service.errors import Overloaded, PathRefused
 from service.routes.responses import BODY_ERRORS, COMMON, NOT_FOUND, problems
 from service.schemas import JobCreated, JobList, JobView, ReindexRequest
 from service.state import Services
+from service.trail import actor
 from service.views import job as job_view
 
 router = APIRouter(tags=["jobs"], responses=COMMON)
@@ -43,6 +46,7 @@ PATH_REFUSED = (
     responses={**BODY_ERRORS, **NOT_FOUND, **problems(403)},
 )
 async def reindex(
+    request: Request,
     asked: Annotated[ReindexRequest, Depends(body(ReindexRequest))],
     owned: Owned,
     response: Response,
@@ -56,7 +60,7 @@ async def reindex(
     owned.recognizer.permit(params["model"], params["detector"])
     if asked.path is not None:
         params["path"] = await owned.threads.run(lambda: _folder(owned, asked))
-    job_id = await owned.threads.run(lambda: _create(owned, asked.gallery, params))
+    job_id = await owned.threads.run(lambda: _create(owned, asked.gallery, params, actor(request)))
     owned.job_queued.set()
     response.headers["Location"] = f"/jobs/{job_id}"
     return JobCreated(job_id=job_id)
@@ -83,13 +87,17 @@ async def get_job(job_id: uuid.UUID, owned: Owned, granted: Granted) -> JobView:
 
 
 @router.delete("/jobs/{job_id}", responses=NOT_FOUND)
-async def cancel_job(job_id: uuid.UUID, owned: Owned, granted: Granted) -> JobView:
+async def cancel_job(
+    request: Request, job_id: uuid.UUID, owned: Owned, granted: Granted
+) -> JobView:
     """Ask a job to stop; what it has done so far stays."""
 
     def cancel() -> Job:
         _read(owned, job_id, granted)
         with owned.database.write() as connection:
-            return jobs.cancel(connection, job_id)
+            job = jobs.cancel(connection, job_id)
+            actor(request).record(connection, "job.cancel", job.gallery, job_id=str(job_id))
+            return job
 
     return job_view(await owned.threads.run(cancel))
 
@@ -135,10 +143,12 @@ def _read(owned: Services, job_id: uuid.UUID, granted: Access) -> Job:
     return found
 
 
-def _create(owned: Services, gallery: str, params: dict[str, Any]) -> uuid.UUID:
+def _create(owned: Services, gallery: str, params: dict[str, Any], by: Actor) -> uuid.UUID:
     with owned.database.write() as connection:
         held = galleries.hold(connection, gallery)
-        return jobs.create(connection, "reindex", held.name, params, "queued")
+        job = jobs.create(connection, "reindex", held.name, params, "queued")
+        by.record(connection, "job.create", held.name, job_id=str(job))
+        return job
 
 
 def _folder(owned: Services, asked: ReindexRequest) -> str:

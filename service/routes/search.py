@@ -54,6 +54,7 @@ async def find(
         raise UnsupportedOption("anti_spoofing needs img: an embedding does not show a face")
     if asked.threshold is not None and asked.target_fpir is not None:
         raise InvalidRequest("send either threshold or target_fpir")
+    owned.trail.check()
     target = await _target(owned, asked)
     models = owned.recognizer.models
     plan = vision.plan(asked, owned.settings, models, target.space.recipe if target else None)
@@ -65,9 +66,12 @@ async def find(
     else:
         limit = await _limit(owned, target, asked, limit)
         found = await _search(owned, target, probes, asked, limit.threshold)
+    gallery = target.gallery if target else asked.gallery
+    told = [[match.identity_id for match in matches] for matches in found.matches]
+    owned.trail.search(request, "search.find", gallery, told)
     return FindResponse(
         results=_with_matches(results, found, asked, (own, limit.threshold)),
-        gallery=target.gallery if target else asked.gallery,
+        gallery=gallery,
         model=plan.recipe.model,
         detector_backend=plan.recipe.detector,
         similarity_metric=asked.distance_metric,

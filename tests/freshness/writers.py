@@ -124,7 +124,10 @@ class Writer(threading.Thread):
 
     def _join(self, source: str, target: str) -> int:
         return people.change_identity(
-            self._database, self._world.name, source, name=target, metadata=None, merge=True
+            self._database,
+            self._world.name,
+            source,
+            people.Change(name=target, metadata=None, merge=True),
         )
 
     def _attempt(

@@ -143,14 +143,14 @@ def test_rename_merge_and_metadata_filters(
     assert set(names(searcher, gallery, probe, last.version)[0]) == {"Barack", "B. Obama"}
     with pytest.raises(Conflict, match="merge"):
         people.change_identity(
-            database, gallery, "B. Obama", name="Barack", metadata=None, merge=False
+            database, gallery, "B. Obama", people.Change(name="Barack", metadata=None, merge=False)
         )
     version = people.change_identity(
-        database, gallery, "B. Obama", name="Barack", metadata=None, merge=True
+        database, gallery, "B. Obama", people.Change(name="Barack", metadata=None, merge=True)
     )
     assert names(searcher, gallery, probe, version)[0] == ["Barack"]
     people.change_identity(
-        database, gallery, "Barack", name="44", metadata={"term": 2}, merge=False
+        database, gallery, "Barack", people.Change(name="44", metadata={"term": 2}, merge=False)
     )
     for engine in (searcher, Searcher(database, None)):
         for metadata, expected in (({"term": 2}, ["44"]), ({"term": 3}, [])):

@@ -231,7 +231,7 @@ def test_a_renamed_person_keeps_the_name_over_runs(
 ) -> None:
     run(tree)
     people.change_identity(
-        run.database, run.gallery, "Ölga", name="Olga K.", metadata=None, merge=False
+        run.database, run.gallery, "Ölga", people.Change(name="Olga K.", metadata=None, merge=False)
     )
     write_tree(tree, {"Ölga/3.jpg": photos["obama3"]})
     assert run(tree) == {"unchanged": 3, "added": 1}

@@ -76,7 +76,7 @@ def test_a_gallery_comes_back_whole(
 ) -> None:
     metadata = {"team": "Ä", "age": 7, "deep": {"list": [1, None, "x"]}}
     people.change_identity(
-        tools.database, full, "Barack", name=None, metadata=metadata, merge=False
+        tools.database, full, "Barack", people.Change(name=None, metadata=metadata, merge=False)
     )
     before, held = find(full), rows(tools, full)
     assert len(before) == 4
@@ -98,7 +98,7 @@ def test_a_gallery_comes_back_whole(
 
 def test_a_second_import_leaves_changes_alone(tools: Tools, full: str, archive: Path) -> None:
     people.change_identity(
-        tools.database, full, "Barack", name=None, metadata={"new": 1}, merge=False
+        tools.database, full, "Barack", people.Change(name=None, metadata={"new": 1}, merge=False)
     )
     people.erase_identity(tools.database, full, "Joe Ünïcode")
     done = moving.restore(tools, Asked(archive), quiet=True)
