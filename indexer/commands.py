@@ -432,7 +432,7 @@ def list_galleries(tools: Tools) -> list[dict[str, Any]]:
 
 
 def delete_gallery(tools: Tools, name: str) -> dict[str, Any]:
-    return {"gallery": name, "version": people.erase_gallery(tools.database, name)}
+    return {"gallery": name, **_receipt(people.erase_gallery(tools.database, name))}
 
 
 def list_identities(tools: Tools, gallery: str) -> list[dict[str, Any]]:
@@ -452,7 +452,7 @@ def list_identities(tools: Tools, gallery: str) -> list[dict[str, Any]]:
 
 
 def delete_identity(tools: Tools, gallery: str, name: str) -> dict[str, Any]:
-    return {"identity": name, "version": people.erase_identity(tools.database, gallery, name)}
+    return {"identity": name, **_receipt(people.erase_identity(tools.database, gallery, name))}
 
 
 def list_spaces(tools: Tools) -> list[dict[str, Any]]:
@@ -659,3 +659,7 @@ def _built(settings: Settings, kind: str, name: str) -> str:
     else:
         tools.detector(name)
     return name
+
+
+def _receipt(done: people.Receipt) -> dict[str, Any]:
+    return {"version": done.version, "erasure_id": str(done.erasure_id)}

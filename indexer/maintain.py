@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from indexer.settings import Settings
-from indexer.store import ann, spaces
+from indexer.store import ann, erasures, spaces
 from indexer.store.engine import Database
 from indexer.store.spaces import Space
 
@@ -19,6 +19,7 @@ def maintain(database: Database, settings: Settings) -> None:
             return
         with database.write() as connection:
             spaces.trim(connection, KEEP_DAYS)
+            erasures.trim(connection)
         with database.read() as connection:
             known = spaces.all_spaces(connection)
         for space in known:

@@ -1,7 +1,11 @@
-"""Changing and erasing what is stored: each call is one transaction and answers with a version."""
+"""Changing and erasing what is stored: each call is one transaction and answers with a version.
+
+An erasure leaves a receipt, which the search caches acknowledge (`indexer.acknowledge`).
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,38 +14,44 @@ from sqlalchemy import ColumnElement
 
 from indexer.audit import COMMAND, Actor
 from indexer.errors import NotFound
-from indexer.store import galleries, identities, images, spaces
+from indexer.store import erasures, galleries, identities, images, jobs, spaces
 from indexer.store import tables as t
 from indexer.store.engine import Database, WriteConnection
 from indexer.store.galleries import Gallery
 
 
-def erase_gallery(database: Database, gallery: str, by: Actor = COMMAND) -> int:
-    """Erase a gallery with all it holds; returns the version from which no search finds it."""
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """`version`: of the gallery's active space, from which on no search finds what was erased."""
+
+    erasure_id: uuid.UUID
+    version: int
+
+
+def erase_gallery(database: Database, gallery: str, by: Actor = COMMAND) -> Receipt:
+    """Erase a gallery with all it holds."""
     with database.write() as connection:
         held = galleries.lock(connection, gallery)
         gone = _deletions(connection, t.image.c.gallery_id == held.id)
         galleries.remove(connection, held.id)
-        version = _publish(connection, held, gone)
-        by.record(connection, "gallery.erase", held.name, gallery_id=held.id, version=version)
-        return version
+        jobs.scrub(connection, held.name, None)
+        return _erased(connection, held, gone, ("gallery", held.id), by)
 
 
-def erase_identity(database: Database, gallery: str, identity: str, by: Actor = COMMAND) -> int:
-    """Erase a person: rows, faces, embeddings; returns the version."""
+def erase_identity(database: Database, gallery: str, identity: str, by: Actor = COMMAND) -> Receipt:
+    """Erase a person: rows, faces, embeddings, kept files, what jobs say of them."""
     with database.write() as connection:
         held = galleries.hold(connection, gallery)
         identity_id = identities.find(connection, held.id, identity)
         identities.lock(connection, [identity_id])
         gone = _deletions(connection, t.image.c.identity_id == identity_id)
         identities.remove(connection, identity_id)
-        version = _publish(connection, held, gone)
-        by.record(connection, "identity.erase", held.name, identity_id=identity_id, version=version)
-        return version
+        jobs.scrub(connection, held.name, galleries.clean_name(identity, "an identity"))
+        return _erased(connection, held, gone, ("identity", identity_id), by)
 
 
-def erase_image(database: Database, gallery: str, image_id: int, by: Actor = COMMAND) -> int:
-    """Erase one image; its identity goes too when it was the last. Returns the version."""
+def erase_image(database: Database, gallery: str, image_id: int, by: Actor = COMMAND) -> Receipt:
+    """Erase one image; its identity goes too when it was the last."""
     with database.write() as connection:
         held = galleries.hold(connection, gallery)
         owner = images.owner(connection, held.id, image_id)
@@ -51,12 +61,7 @@ def erase_image(database: Database, gallery: str, image_id: int, by: Actor = COM
         gone = _deletions(connection, t.image.c.id == image_id)
         images.remove_images(connection, [image_id])
         identities.prune(connection, [owner])
-        version = _publish(connection, held, gone)
-        by.record(
-            connection, "image.erase", held.name,
-            image_id=image_id, identity_id=owner, version=version,
-        )  # fmt: skip
-        return version
+        return _erased(connection, held, gone, ("image", image_id), by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,23 @@ def _change(
     return {s: [(f, "I") for f in ids] for s, ids in faces.items()}
 
 
+def _erased(
+    connection: WriteConnection,
+    held: Gallery,
+    gone: Mapping[int, list[tuple[int, str]]],
+    what: tuple[erasures.Kind, int],
+    by: Actor,
+) -> Receipt:
+    """Publish the deletions, leave the receipt and the entry in the audit log."""
+    published = spaces.publish(connection, gone)
+    version = _version(connection, held, published)
+    kind, subject = what
+    erasure_id = erasures.add(connection, kind, held.name, subject, version, published)
+    told = {f"{kind}_id": subject, "version": version, "erasure_id": str(erasure_id)}
+    by.record(connection, f"{kind}.erase", held.name, **told)
+    return Receipt(erasure_id, version)
+
+
 def _deletions(
     connection: WriteConnection, within: ColumnElement[bool]
 ) -> dict[int, list[tuple[int, str]]]:
@@ -117,7 +139,10 @@ def _publish(
     connection: WriteConnection, gallery: Gallery, changes: Mapping[int, list[tuple[int, str]]]
 ) -> int:
     """The active space's version after the changes, or its present one if they are elsewhere."""
-    published = spaces.publish(connection, changes)
+    return _version(connection, gallery, spaces.publish(connection, changes))
+
+
+def _version(connection: WriteConnection, gallery: Gallery, published: Mapping[int, int]) -> int:
     if gallery.active_space_id is None:
         return 0
     if gallery.active_space_id in published:

@@ -65,6 +65,7 @@ NEEDS: Mapping[tuple[str, str], keys.Scope] = MappingProxyType(
         ("DELETE", "/galleries/{gallery}/identities/{identity}"): "enrol",
         ("POST", "/galleries/{gallery}/identities/{identity}/images"): "enrol",
         ("DELETE", "/galleries/{gallery}/images/{image_id}"): "enrol",
+        ("GET", "/erasures/{erasure_id}"): "enrol",
         ("POST", "/admin/reindex"): "admin",
         ("GET", "/jobs"): "admin",
         ("GET", "/jobs/{job_id}"): "admin",

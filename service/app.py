@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from indexer import own_models
+from indexer.acknowledge import Acknowledger
 from indexer.cache.build import Options
 from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller, Extractor
@@ -29,7 +30,7 @@ from service.images import ImageSources
 from service.inference import InferencePool
 from service.metrics import Metrics
 from service.middleware import BodyBounds, BodyLimits, RequestContext
-from service.routes import faces, galleries, health, identities, jobs, models, search
+from service.routes import erasures, faces, galleries, health, identities, jobs, models, search
 from service.runner import JobRunner
 from service.schemas import ProblemDocument
 from service.settings import ServiceSettings
@@ -40,7 +41,7 @@ from service.trail import Trail
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
-ROUTERS = (faces, search, galleries, identities, jobs, models, health)
+ROUTERS = (faces, search, galleries, identities, erasures, jobs, models, health)
 ABOUT = """\
 Verify, find, analyze and represent faces; enrol people and erase them. Every route that takes an
 image takes JSON or a form; an image is a file part, base64 or a data URI. Errors are RFC 9457 problems.
@@ -109,6 +110,8 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     if cache is not None:
         stack.callback(cache.close)
         metrics.watch_cache(cache)
+    acknowledger = Acknowledger(database, cache)
+    stack.callback(acknowledger.close)
     searcher = Searcher(
         database, cache, threads=settings.threads_per_run, recall=settings.recall_sample
     )
@@ -130,6 +133,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         recognizer=recognizer,
         inference=inference,
         cache=cache,
+        acknowledger=acknowledger,
         searcher=searcher,
         points=points,
         enroller=Enroller(database, Extractor(recognizer, settings), settings),

@@ -448,9 +448,32 @@ class GalleryList(BaseModel):
     galleries: list[GalleryView]
 
 
+class ErasureProcess(BaseModel):
+    """A live process with a search cache: since when it finds nothing of it, and holds nothing of it."""
+
+    process_id: UUID
+    host: str
+    pid: int
+    acknowledged_at: datetime | None
+    clean_at: datetime | None
+
+
+class ErasureView(BaseModel):
+    erasure_id: UUID
+    at: datetime
+    kind: str = Field(description="gallery, identity or image")
+    gallery: str
+    version: int = Field(description="of the gallery, from which on nothing finds what was erased")
+    versions: dict[int, int] = Field(description="the same by space")
+    acknowledged: bool = Field(description="whether no live process finds it any more")
+    clean: bool = Field(description="whether none holds it in memory or in a snapshot on disk")
+    processes: list[ErasureProcess]
+
+
 class GalleryErased(BaseModel):
     gallery: str
     version: int
+    erasure_id: UUID = Field(description="its receipt: GET /erasures/{erasure_id}")
 
 
 class IdentityView(BaseModel):
@@ -496,11 +519,13 @@ class IdentityChanged(IdentityView):
 class IdentityErased(BaseModel):
     identity: str
     version: int
+    erasure_id: UUID = Field(description="its receipt: GET /erasures/{erasure_id}")
 
 
 class ImageErased(BaseModel):
     image_id: int
     version: int
+    erasure_id: UUID = Field(description="its receipt: GET /erasures/{erasure_id}")
 
 
 class StoredFace(BaseModel):

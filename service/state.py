@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from indexer.acknowledge import Acknowledger
 from indexer.cache.follower import SearchCache
 from indexer.enrol import Enroller
 from indexer.errors import DatabaseUnavailable
@@ -56,6 +57,7 @@ class Services:
     recognizer: Recognizer
     inference: InferencePool
     cache: SearchCache | None
+    acknowledger: Acknowledger
     searcher: Searcher
     points: OperatingPoints
     enroller: Enroller
@@ -87,6 +89,7 @@ async def prepare_database(services: Services) -> None:
             services.progress.database_ready = True
             if services.cache is not None:
                 services.cache.start()
+            services.acknowledger.start()
             return
         services.progress.tried.set()
         await asyncio.sleep(RETRY_S)

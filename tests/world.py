@@ -64,7 +64,7 @@ class World:
         return enrol(self, self.database, {f"p{n}": self.vectors[n] for n in numbers})
 
     def erase(self, number: int) -> int:
-        return people.erase_identity(self.database, self.name, f"p{number}")
+        return people.erase_identity(self.database, self.name, f"p{number}").version
 
     def found(self, index: SpaceIndex, number: int) -> bool:
         view = index.view(self.gallery)

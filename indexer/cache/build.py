@@ -101,6 +101,13 @@ class Builder:
         if self._snapshots is not None:
             self._snapshots.prune(space_id, None)
 
+    def clean(self, space_id: int, version: int) -> bool:
+        """Whether no snapshot is from before that version."""
+        if self._snapshots is None:
+            return True
+        oldest = self._snapshots.oldest(space_id)
+        return oldest is None or oldest >= version
+
     def load(self, space_id: int, memory: int) -> Base:
         """The space, from disk if that is possible. Raises OverBudget, IndexerError."""
         with self._database.read() as connection:

@@ -107,6 +107,13 @@ class Snapshots:
         found = self._versions(space_id)
         return int(found[0].name.partition("-")[0]) if found else -1
 
+    def oldest(self, space_id: int) -> int | None:
+        """The version of the oldest base; None if there is none, and no draft."""
+        if any(self._of(space_id).glob("draft-*")):
+            return -1
+        found = self._versions(space_id)
+        return int(found[-1].name.partition("-")[0]) if found else None
+
     def prune(self, space_id: int, keep: Path | None) -> None:
         """Remove all but the base in that folder. Who has one of them mapped keeps it."""
         for folder in self._versions(space_id):

@@ -36,6 +36,9 @@ BUILD_RETRY_S = 5.0
 DECLINED_S = 60.0
 SNAPSHOT_S = 600.0
 """How old a snapshot may be that does not hold the latest changes; erased faces leave the disk then."""
+CLEANSE_S = 60.0
+CLEANSE_FACES = 100_000
+"""A base is made anew for the sake of erased faces alone: at once up to so many faces, else once in so many seconds."""
 SETTLE_FACES = 4096
 TAIL_SHARE = 50
 DEAD_SHARE = 10
@@ -79,6 +82,7 @@ class SearchCache:
         self._builder = Builder(database, options)
         self._spaces: dict[int, _Followed] = {}
         self._heads: dict[int, Head] = {}
+        self._cleanse: dict[int, int] = {}
         self._epoch = ""
         self._synced = False
         self._changed = threading.Condition()
@@ -133,6 +137,23 @@ class SearchCache:
         with self._changed:
             self._changed.wait_for(current, timeout_s)
             return current()
+
+    def answers_from(self, space_id: int, version: int) -> bool:
+        """Whether no search of the space is answered from before that version."""
+        followed = self._spaces.get(space_id)
+        index = None if followed is None else followed.index
+        return self._synced and (index is None or index.version >= version)
+
+    def cleanse(self, space_id: int, version: int) -> bool:
+        """Whether what was erased up to that version is neither in memory nor on disk; if not, it soon will be."""
+        followed = self._spaces.get(space_id)
+        index = None if followed is None else followed.index
+        if followed is None:
+            return self._synced
+        if index is None:
+            return followed.building is None and self._builder.clean(space_id, version)
+        self._cleanse[space_id] = max(version, self._cleanse.get(space_id, 0))
+        return index.base.mark.version >= version and self._builder.clean(space_id, version)
 
     def states(self) -> list[CacheState]:
         return [
@@ -245,11 +266,15 @@ class SearchCache:
             self._builder.progress.pop(space_id, None)
             memory = self._memory - sum(f.index.bytes for f in self._others(space_id) if f.index)
             followed.building = self._builds.submit(self._builder.load, space_id, memory)
-        elif self._unsettled(index, followed, head):
+        elif self._unsettled(space_id, index, head):
             plan = Plan(index.mark, head.engine, index.base.rows.dimension, index.views())
             followed.building = self._builds.submit(self._builder.settle, plan)
 
-    def _unsettled(self, index: SpaceIndex, followed: _Followed, head: Head) -> bool:
+    def _unsettled(self, space_id: int, index: SpaceIndex, head: Head) -> bool:
+        age = time.monotonic() - self._spaces[space_id].built_at
+        kept = index.base.mapped or self._builder.keeps(index.faces)
+        if index.base.mark.version < self._cleanse.get(space_id, 0) <= index.version:
+            return index.faces <= CLEANSE_FACES or age > CLEANSE_S
         if head.engine != index.base.engine:
             return True
         came, gone = index.unsettled, index.dead
@@ -257,10 +282,7 @@ class SearchCache:
             return True
         if gone > max(SETTLE_FACES, index.faces // DEAD_SHARE):
             return True
-        old = time.monotonic() - followed.built_at > SNAPSHOT_S
-        return (
-            bool(came or gone) and old and (index.base.mapped or self._builder.keeps(index.faces))
-        )
+        return bool(came or gone) and age > SNAPSHOT_S and kept
 
     def _others(self, space_id: int) -> Iterator[_Followed]:
         return (f for other, f in self._spaces.items() if other != space_id)

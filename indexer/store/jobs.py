@@ -183,3 +183,28 @@ def _columns() -> Select[Any]:
 
 def _job(row: Row[*tuple[Any, ...]]) -> Job:
     return Job(*row)
+
+
+def scrub(connection: WriteConnection, gallery: str, person: str | None) -> None:
+    """Forget what the gallery's jobs say of a person's files; of a gallery that is erased, everything.
+
+    A path names its person by its first folder, or by the file's own name.
+    """
+    c = t.job.c
+    mine = c.gallery == gallery
+    if person is None:
+        gone: dict[str, Any] = {"errors": [], "params": {}, "error": None}
+        connection.execute(update(t.job).where(mine, c.state.in_(FINISHED)).values(gone))
+        return
+    rows = connection.execute(
+        select(c.id, c.errors).where(mine, func.jsonb_array_length(c.errors) > 0)
+    )
+    for job_id, errors in rows.all():
+        left = [error for error in errors if not _of(error.get("path", ""), person)]
+        if len(left) < len(errors):
+            connection.execute(update(t.job).where(c.id == job_id).values(errors=left))
+
+
+def _of(path: str, person: str) -> bool:
+    first, separator, _ = path.partition("/")
+    return (first if separator else first.rpartition(".")[0] or first) == person

@@ -84,10 +84,11 @@ async def put_gallery(
 @router.delete("/galleries/{gallery}", responses=NOT_FOUND)
 async def delete_gallery(request: Request, gallery: str, owned: Owned) -> GalleryErased:
     """Erase a gallery with all its people, images and embeddings."""
-    version = await owned.threads.run(
+    done = await owned.threads.run(
         lambda: people.erase_gallery(owned.database, gallery, actor(request))
     )
-    return GalleryErased(gallery=galleries.clean_name(gallery, "a gallery"), version=version)
+    name = galleries.clean_name(gallery, "a gallery")
+    return GalleryErased(gallery=name, version=done.version, erasure_id=done.erasure_id)
 
 
 def _read(owned: Services, name: str) -> GalleryView:

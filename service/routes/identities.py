@@ -122,10 +122,11 @@ async def delete_identity(
     request: Request, gallery: str, identity: str, owned: Owned
 ) -> IdentityErased:
     """Erase a person: rows, vectors, stored images, cache entries."""
-    version = await owned.threads.run(
+    done = await owned.threads.run(
         lambda: people.erase_identity(owned.database, gallery, identity, actor(request))
     )
-    return IdentityErased(identity=galleries.clean_name(identity, "an identity"), version=version)
+    name = galleries.clean_name(identity, "an identity")
+    return IdentityErased(identity=name, version=done.version, erasure_id=done.erasure_id)
 
 
 @router.post(
@@ -195,10 +196,10 @@ async def delete_image(
     request: Request, gallery: str, image_id: Annotated[int, Path(ge=1, le=MAX_ID)], owned: Owned
 ) -> ImageErased:
     """Erase one image with its faces; a person without images goes too."""
-    version = await owned.threads.run(
+    done = await owned.threads.run(
         lambda: people.erase_image(owned.database, gallery, image_id, actor(request))
     )
-    return ImageErased(image_id=image_id, version=version)
+    return ImageErased(image_id=image_id, version=done.version, erasure_id=done.erasure_id)
 
 
 def _cursor(name: str) -> str:

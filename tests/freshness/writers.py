@@ -84,7 +84,9 @@ class Writer(threading.Thread):
         gone = [record for record in self._own if record.owner == name]
         begun = [self._ledger.begin(record, None) for record in gone]
         self._attempt(
-            gone, begun, lambda: people.erase_identity(self._database, self._world.name, name)
+            gone,
+            begun,
+            lambda: people.erase_identity(self._database, self._world.name, name).version,
         )
         self._own = [record for record in self._own if record.owner is not None]
 
@@ -111,7 +113,7 @@ class Writer(threading.Thread):
             )  # fmt: skip
         if image is None:
             raise NotFound("image of face", record.number)
-        return people.erase_image(self._database, self._world.name, int(image))
+        return people.erase_image(self._database, self._world.name, int(image)).version
 
     def _merge(self) -> None:
         names = sorted({record.owner or "" for record in self._own})
