@@ -330,6 +330,11 @@ BUILDERS: Mapping[str, Callable[[Resources], Detector]] = MappingProxyType(
 """By our names, which are DeepFace's. RetinaFace and YOLO run in its settings anyway."""
 
 
+SHORT_SIGHTED = frozenset({"mediapipe"})
+"""With DeepFace's border, which halves the face, its network sees few portraits: where it sees none the usual detector is
+asked, as the embedding is then nobody's to agree with."""
+
+
 def build(name: str, usual: Callable[[Resources], Detector], resources: Resources) -> Detector:
     """The detector as DeepFace runs it; one that DeepFace does not have, as it is, in whole pixels."""
     if name in BUILDERS:

@@ -311,9 +311,11 @@ class Recognizer:
         located = []
         for image in images:
             padded, (x, y) = deepface.border(image)
-            faces = deepface.chosen(
-                finder.detect([padded])[0], padded, selection.max_faces, selection.expand_percentage
-            )
+            (found,) = finder.detect([padded])
+            if not found and detector in deepface_detectors.SHORT_SIGHTED:
+                (usual,) = self.detector(detector).detect([image])
+                found = tuple(deepface.moved(face, x, y) for face in usual)
+            faces = deepface.chosen(found, padded, selection.max_faces, selection.expand_percentage)
             complete = [eyes.complete(padded, face) for face in faces]
             whole = [deepface.moved(face, -x, -y) for face in complete]
             located.append(tuple(sorted(whole, key=lambda f: prominence(f, image), reverse=True)))

@@ -55,6 +55,9 @@ def test_the_same_photograph_gives_the_same_embedding(
         if image.size > LARGE:
             continue
         (found,) = recognizer.represent([image], recipe, Selection())
+        if not len(boxes) and detector in deepface_detectors.SHORT_SIGHTED:
+            assert found, told["file"]
+            continue
         assert len(found) == len(boxes), told["file"]
         for face in found:
             box = face.detection.box

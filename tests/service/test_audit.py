@@ -69,7 +69,10 @@ def test_what_a_gallery_saw(
     assert ("search.find", str([("results", [[person_id]])])) in told
     assert ("search.verify", str([("results", [[person_id]])])) in told
     assert ("search.verify", str([("results", [[]])])) in told
-    gone = [("identity_id", person_id), ("image_id", image), ("version", erased.json()["version"])]
+    receipt = erased.json()
+    gone = [
+        ("erasure_id", receipt["erasure_id"]), ("image_id", image), ("version", receipt["version"]),
+    ]  # fmt: skip
     assert ("image.erase", str(gone)) in told
     assert {e.action for e in seen} >= {"gallery.make", "identity.change"}
     assert {e.key for e in seen} == {"local"}
