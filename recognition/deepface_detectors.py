@@ -331,8 +331,8 @@ BUILDERS: Mapping[str, Callable[[Resources], Detector]] = MappingProxyType(
 
 
 SHORT_SIGHTED = frozenset({"mediapipe"})
-"""With DeepFace's border, which halves the face, its network sees few portraits: where it sees none the usual detector is
-asked, as the embedding is then nobody's to agree with."""
+"""With DeepFace's border, which halves the face, its network sees few portraits: where it sees none the usual detector
+is asked, as the embedding is then nobody's to agree with."""
 
 
 def build(name: str, usual: Callable[[Resources], Detector], resources: Resources) -> Detector:
