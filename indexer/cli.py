@@ -511,6 +511,7 @@ main.add_command(cli_audit.audit)
 main.add_command(cli_keys.keys)
 main.add_command(cli_moving.restore)
 galleries.add_command(cli_health.health)
+identities.add_command(cli_moving.export_person)
 galleries.add_command(cli_health.quality)
 
 if __name__ == "__main__":

@@ -27,6 +27,23 @@ def export(gallery: str, target: Path, as_json: bool) -> None:
     show(moving.export(tools, gallery, target, quiet=as_json), as_json)
 
 
+@click.command("export")
+@click.argument("name")
+@click.option("--gallery", default="default", show_default=True)
+@click.option("--to", "target", required=True, type=ANYTHING, help="New folder, or NAME.zip.")
+@as_json
+@reported
+def export_person(name: str, gallery: str, target: Path, as_json: bool) -> None:
+    """Write all that is held about the person NAME: for them to see, or to take along.
+
+    As `facesearch export` writes a gallery; held.jsonl has their consent and what the audit log says of them.
+    """
+    from indexer import commands, moving
+
+    tools = commands.Tools.open(quiet=as_json)
+    show(moving.export(tools, gallery, target, quiet=as_json, person=name), as_json)
+
+
 @click.command("import")
 @click.argument("source", type=ANYTHING)
 @click.option("--gallery", help="Gallery to import into.  [default: the archive's, or default]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from indexer import retention
 from indexer.settings import Settings
 from indexer.store import ann, erasures, spaces
 from indexer.store.engine import Database
@@ -13,13 +14,14 @@ ANN_INDEX_FROM = 20_000
 
 
 def maintain(database: Database, settings: Settings) -> None:
-    """Forget old changes, and build the indexes that are missing. One process at a time."""
+    """Forget old changes, erase what may no longer be kept, build missing indexes. One process at a time."""
     with database.locked("facesearch:maintain") as taken:
         if not taken:
             return
         with database.write() as connection:
             spaces.trim(connection, KEEP_DAYS)
             erasures.trim(connection)
+        retention.sweep(database)
         with database.read() as connection:
             known = spaces.all_spaces(connection)
         for space in known:

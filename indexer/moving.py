@@ -43,8 +43,10 @@ class Asked:
     collection: str | None = None
 
 
-def export(tools: Tools, gallery: str, target: Path, *, quiet: bool) -> dict[str, Any]:
-    """Where it is and what it holds. Raises NotFound, Conflict, CannotExport."""
+def export(
+    tools: Tools, gallery: str, target: Path, *, quiet: bool, person: str | None = None
+) -> dict[str, Any]:
+    """Of a gallery, or of one person: where it is and what it holds. Raises NotFound, Conflict, CannotExport."""
     with tools.database.read() as connection:
         total = galleries.counts(connection, galleries.get(connection, gallery)).images
     shown, done = display(quiet), 0
@@ -56,7 +58,7 @@ def export(tools: Tools, gallery: str, target: Path, *, quiet: bool) -> dict[str
         shown.show("exporting", done, total)
 
     try:
-        made = exporting.export(tools.database, gallery, target, step)
+        made = exporting.export(tools.database, gallery, target, step, person)
     finally:
         shown.close()
     return {

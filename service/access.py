@@ -63,6 +63,7 @@ NEEDS: Mapping[tuple[str, str], keys.Scope] = MappingProxyType(
         ("GET", "/galleries/{gallery}/identities/{identity}"): "read",
         ("PATCH", "/galleries/{gallery}/identities/{identity}"): "enrol",
         ("DELETE", "/galleries/{gallery}/identities/{identity}"): "enrol",
+        ("PUT", "/galleries/{gallery}/identities/{identity}/consent"): "enrol",
         ("POST", "/galleries/{gallery}/identities/{identity}/images"): "enrol",
         ("DELETE", "/galleries/{gallery}/images/{image_id}"): "enrol",
         ("GET", "/erasures/{erasure_id}"): "enrol",

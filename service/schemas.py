@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -238,6 +239,20 @@ class GalleryRequest(Request):
     quality: Policy | None = Field(
         None, description="what to do with doubtful photographs; unchanged if absent"
     )
+    retention_days: int | None = Field(
+        None, ge=0, le=36_500,
+        description="uploads are erased after so many days; 0: never; unchanged if absent",
+    )  # fmt: skip
+
+
+class ConsentRequest(Request):
+    basis: str = Field(
+        min_length=1, max_length=1000, description="what allows to keep the person's face"
+    )
+    given_at: AwareDatetime | None = None
+    until: AwareDatetime | None = Field(
+        None, description="the person is erased then; absent: until further notice"
+    )
 
 
 class IdentityChange(Request):
@@ -441,6 +456,7 @@ class GalleryView(BaseModel):
     counts: GalleryCounts
     spaces: Spaces
     quality: Policy = Field(description="what is done with doubtful photographs")
+    retention_days: int | None = Field(description="uploads are erased after so many days")
     created_at: datetime
 
 
@@ -503,11 +519,18 @@ class ImageView(BaseModel):
     faces: int
 
 
+class ConsentView(BaseModel):
+    basis: str
+    given_at: datetime | None
+    until: datetime | None
+
+
 class IdentityDetail(BaseModel):
     identity: str
     identity_id: int
     metadata: dict[str, Any]
     faces: int
+    consent: ConsentView | None
     created_at: datetime
     images: list[ImageView]
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import cast, insert, or_, select, text
+from sqlalchemy.dialects.postgresql import JSONPATH
 
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
@@ -80,12 +81,22 @@ def latest(connection: ReadConnection, gallery: str | None, limit: int) -> list[
     return list(_rows(connection, where, newest=True, limit=limit))
 
 
+def about(connection: ReadConnection, gallery: str, identity_id: int) -> list[Row]:
+    """All entries of the gallery that name the identity, as subject or in a result."""
+    path = f"$.identity_id ? (@ == {identity_id:d}), $.results[*][*] ? (@ == {identity_id:d})"
+    either = [
+        t.audit_log.c.detail.op("@?")(cast(part.strip(), JSONPATH)) for part in path.split(", ")
+    ]
+    where = (t.audit_log.c.gallery == gallery) & or_(*either)
+    return list(_rows(connection, where, newest=False, limit=None))
+
+
 def _rows(
     connection: ReadConnection,
     where: Any,  # noqa: ANN401 - a condition
     *,
     newest: bool,
-    limit: int,
+    limit: int | None,
 ) -> Iterator[Row]:
     c = t.audit_log.c
     query = select(c.id, c.key, c.action, c.gallery, c.request_id, c.detail, c.at, c.hash)

@@ -102,6 +102,7 @@ gallery = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("active_space_id", Integer, ForeignKey("space.id")),
     Column("building_space_id", Integer, ForeignKey("space.id")),
+    Column("retention_days", Integer),
     Column("quality", Text, nullable=False, server_default=text("'accept'")),
     _now("created_at"),
 )

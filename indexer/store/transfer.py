@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, true, tuple_, update
 
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection
@@ -31,37 +31,55 @@ class StoredFace:
     vector: NDArray[np.float32]
 
 
-def faces_by_space(connection: ReadConnection, gallery_id: int) -> dict[int, int]:
-    """How many faces the gallery has in each space."""
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A gallery, or one person of it."""
+
+    gallery_id: int
+    identity_id: int | None = None
+
+
+def faces_by_space(connection: ReadConnection, scope: Scope) -> dict[int, int]:
+    """How many faces there are in each space."""
     e = t.embedding.c
-    rows = connection.execute(
-        select(e.space_id, func.count())
-        .where(e.gallery_id == gallery_id)
-        .group_by(e.space_id)
-        .order_by(e.space_id)
-    )
+    counted = select(e.space_id, func.count()).where(e.gallery_id == scope.gallery_id)
+    if scope.identity_id is not None:
+        counted = (
+            counted.join_from(t.embedding, t.face, (e.face_id == t.face.c.id))
+            .join(t.image, t.face.c.image_id == t.image.c.id)
+            .where(t.image.c.identity_id == scope.identity_id)
+        )
+    rows = connection.execute(counted.group_by(e.space_id).order_by(e.space_id))
     return {row.space_id: row[1] for row in rows}
 
 
-def people(connection: ReadConnection, gallery_id: int, after: int, limit: int) -> Rows:
+def _only(column: ColumnElement[int], scope: Scope) -> ColumnElement[bool]:
+    return true() if scope.identity_id is None else column == scope.identity_id
+
+
+def people(connection: ReadConnection, scope: Scope, after: int, limit: int) -> Rows:
     """id, name, metadata, created_at of identities by id."""
     c = t.identity.c
     return connection.execute(
         select(c.id, c.name, c.metadata, c.created_at)
-        .where(c.gallery_id == gallery_id, c.id > after)
+        .where(c.gallery_id == scope.gallery_id, c.id > after, _only(c.id, scope))
         .order_by(c.id)
         .limit(limit)
     ).all()
 
 
-def photos(connection: ReadConnection, gallery_id: int, after: tuple[int, int], limit: int) -> Rows:
+def photos(connection: ReadConnection, scope: Scope, after: tuple[int, int], limit: int) -> Rows:
     """All columns of images by identity and id, those after (identity id, id); `kept`: whether the file is stored."""
     i = t.image.c
     kept = select(t.original.c.image_id).where(t.original.c.image_id == i.id).exists()
     return connection.execute(
         select(t.image, t.identity.c.name.label("identity"), kept.label("kept"))
         .join_from(t.image, t.identity, i.identity_id == t.identity.c.id)
-        .where(i.gallery_id == gallery_id, tuple_(i.identity_id, i.id) > after)
+        .where(
+            i.gallery_id == scope.gallery_id,
+            tuple_(i.identity_id, i.id) > after,
+            _only(i.identity_id, scope),
+        )
         .order_by(i.identity_id, i.id)
         .limit(limit)
     ).all()

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from numpy.lib import format as npy
 from sqlalchemy import Row
 
 from indexer.errors import Conflict, IndexerError
-from indexer.store import galleries, images, spaces
+from indexer.store import audit, galleries, identities, images, retention, spaces
 from indexer.store import transfer as store
 from indexer.store.engine import Database, ReadConnection
 from indexer.store.galleries import Gallery
 from indexer.store.spaces import Space
-from indexer.store.transfer import StoredFace
+from indexer.store.transfer import Scope, StoredFace
 from indexer.transfer import records
 
 PAGE = 500
+HELD = "held.jsonl"
+"""Beside the archive of one person: their consent, then the entries of the audit log about them. Not imported."""
 Step = Callable[[int], None]
 
 
@@ -46,10 +48,13 @@ class Exported:
     bytes: int
 
 
-def export(database: Database, gallery: str, target: Path, step: Step) -> Exported:
-    """Write the gallery to `target`, which must not exist: a ZIP file if it is called so, otherwise a folder.
+def export(
+    database: Database, gallery: str, target: Path, step: Step, person: str | None = None
+) -> Exported:
+    """Write the gallery, or one person of it with what the audit log says of that one, to `target`.
 
-    `step` is told how many more images are done. Raises NotFound, Conflict, CannotExport.
+    That must not exist: it becomes a ZIP file if it is called so, otherwise a folder. `step` is told how many more
+    images are done. Raises NotFound, Conflict, CannotExport.
     """
     if os.path.lexists(target):
         raise Conflict(f"{target} exists already; name a new file or folder")
@@ -57,7 +62,7 @@ def export(database: Database, gallery: str, target: Path, step: Step) -> Export
         held = galleries.get(connection, gallery)
         try:
             with _beside(target) as folder:
-                writer = _Writer(connection, held, folder)
+                writer = _Writer(connection, held, folder, _scope(connection, held, person))
                 manifest = writer.write(step)
                 done = folder
                 if target.suffix.lower() == ".zip":
@@ -71,6 +76,12 @@ def export(database: Database, gallery: str, target: Path, step: Step) -> Export
     return Exported(
         target, manifest["identities"], manifest["images"], faces, writer.originals, size
     )
+
+
+def _scope(connection: ReadConnection, held: Gallery, person: str | None) -> Scope:
+    if person is None:
+        return Scope(held.id)
+    return Scope(held.id, identities.find(connection, held.id, person))
 
 
 @contextmanager
@@ -99,7 +110,9 @@ class _File:
         return self._file.write(data)
 
     def record(self, value: Mapping[str, Any]) -> None:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str
+        )
         self.write(text.encode() + b"\n")
 
     def close(self) -> dict[str, Any]:
@@ -113,12 +126,15 @@ class _File:
 class _Writer:
     """One export; `originals` counts the files that were kept."""
 
-    def __init__(self, connection: ReadConnection, gallery: Gallery, folder: Path) -> None:
+    def __init__(
+        self, connection: ReadConnection, gallery: Gallery, folder: Path, scope: Scope
+    ) -> None:
         self._connection = connection
         self._gallery = gallery
         self._folder = folder
+        self._scope = scope
         self._files: dict[str, Any] = {}
-        counts = store.faces_by_space(connection, gallery.id)
+        counts = store.faces_by_space(connection, scope)
         if gallery.active_space_id is not None:
             counts.setdefault(gallery.active_space_id, 0)
         self._spaces = [spaces.get(connection, space_id) for space_id in sorted(counts)]
@@ -134,6 +150,8 @@ class _Writer:
             (self._folder / name).mkdir()
         people = self._people()
         photos = self._photos(step)
+        if self._scope.identity_id is not None:
+            self._held(self._scope.identity_id)
         active = self._gallery.active_space_id
         manifest = {
             "format": records.FORMAT,
@@ -171,7 +189,7 @@ class _Writer:
 
     def _people(self) -> int:
         file, after, count = _File(self._folder / records.IDENTITIES), 0, 0
-        while page := store.people(self._connection, self._gallery.id, after, PAGE):
+        while page := store.people(self._connection, self._scope, after, PAGE):
             for row in page:
                 file.record(
                     {
@@ -184,10 +202,21 @@ class _Writer:
         self._files[records.IDENTITIES] = file.close()
         return count
 
+    def _held(self, identity_id: int) -> None:
+        """Of one person: what they consented to, and where the audit log names their number."""
+        consent = retention.consent_of(self._connection, identity_id)
+        file = _File(self._folder / HELD)
+        file.record({"consent": None if consent is None else asdict(consent)})
+        for row in audit.about(self._connection, self._gallery.name, identity_id):
+            entry = row.entry
+            told = {"id": row.id, "at": entry.at, "key": entry.key, "action": entry.action}
+            file.record({**told, "detail": entry.detail})
+        file.close()
+
     def _photos(self, step: Step) -> int:
         file, after, count = _File(self._folder / records.IMAGES), (0, 0), 0
         vectors = {space.id: self._begin(space) for space in self._spaces}
-        while page := store.photos(self._connection, self._gallery.id, after, PAGE):
+        while page := store.photos(self._connection, self._scope, after, PAGE):
             ids = [row.id for row in page]
             outcomes = _by_image(store.outcomes(self._connection, ids))
             faces = _by_image(store.faces(self._connection, ids))

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from indexer import people
-from indexer.store import galleries, spaces
+from indexer.store import galleries, retention, spaces
 from indexer.store.engine import ReadConnection
 from indexer.store.galleries import Gallery
 from service.access import Granted
@@ -62,7 +62,7 @@ async def put_gallery(
     response: Response,
     asked: Annotated[GalleryRequest, Depends(body(GalleryRequest))],
 ) -> GalleryView:
-    """Make a gallery; of one that is there, only what is said to do with doubtful photographs is changed."""
+    """Make a gallery; of one that is there, only what is said of doubtful photographs and retention is changed."""
 
     def make() -> bool:
         with owned.database.write() as connection:
@@ -70,7 +70,10 @@ async def put_gallery(
             if asked.quality is not None:
                 held = galleries.lock(connection, gallery)
                 galleries.set_quality(connection, held.id, asked.quality)
-            if made or asked.quality is not None:
+            if asked.retention_days is not None:
+                held = galleries.lock(connection, gallery)
+                retention.set_days(connection, held.id, asked.retention_days or None)
+            if made or asked.model_fields_set:
                 held = galleries.get(connection, gallery)
                 action = "gallery.make" if made else "gallery.change"
                 actor(request).record(connection, action, held.name, gallery_id=held.id)
@@ -113,6 +116,7 @@ def _view(connection: ReadConnection, gallery: Gallery) -> GalleryView:
             building=_space(connection, gallery.building_space_id),
         ),
         quality=gallery.quality,
+        retention_days=retention.days_of(connection, gallery.id),
         created_at=gallery.created_at,
     )
 

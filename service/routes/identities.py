@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -13,7 +14,9 @@ from starlette.responses import Response
 from indexer import people
 from indexer.audit import Actor
 from indexer.enrol import Enrolment
-from indexer.store import galleries, identities, images
+from indexer.retention import set_consent
+from indexer.store import galleries, identities, images, retention
+from indexer.store.retention import Consent
 from recognition.errors import RecognitionError
 from service.body import body, described
 from service.deps import Owned, admitted
@@ -22,6 +25,8 @@ from service.images import Pixels
 from service.inference import while_connected
 from service.routes.responses import BODY_ERRORS, COMMON, CONFLICT, IMAGE_ERRORS, NOT_FOUND
 from service.schemas import (
+    ConsentRequest,
+    ConsentView,
     EnrolRequest,
     EnrolResponse,
     IdentityChange,
@@ -76,11 +81,13 @@ async def get_identity(gallery: str, identity: str, owned: Owned) -> IdentityDet
             held = galleries.get(connection, gallery)
             found = identities.get(connection, held.id, held.active_space_id, identity)
             known = images.of_identity(connection, found.id, held.active_space_id)
+            consent = retention.consent_of(connection, found.id)
         return IdentityDetail(
             identity=found.name,
             identity_id=found.id,
             metadata=found.metadata,
             faces=found.faces,
+            consent=None if consent is None else ConsentView(**asdict(consent)),
             created_at=found.created_at,
             images=[image_view(each) for each in known],
         )
@@ -115,6 +122,26 @@ async def patch_identity(
         return IdentityChanged(**identity_view(found).model_dump(), version=version)
 
     return await owned.threads.run(write)
+
+
+@router.put(
+    "/galleries/{gallery}/identities/{identity}/consent",
+    openapi_extra=described(ConsentRequest),
+    responses=BODY_ERRORS,
+)
+async def put_consent(
+    request: Request,
+    gallery: str,
+    identity: str,
+    owned: Owned,
+    asked: Annotated[ConsentRequest, Depends(body(ConsentRequest))],
+) -> ConsentView:
+    """What allows to keep the person's face, and until when; they are erased within minutes of that."""
+    consent = Consent(asked.basis, asked.given_at, asked.until)
+    await owned.threads.run(
+        lambda: set_consent(owned.database, gallery, identity, consent, actor(request))
+    )
+    return ConsentView(**asdict(consent))
 
 
 @router.delete("/galleries/{gallery}/identities/{identity}")

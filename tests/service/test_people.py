@@ -361,3 +361,29 @@ def test_every_face_of_a_group_gets_an_answer(
     both.paste(b, (a.width, 0))
     results = find(client, crowd, encoded(both, "PNG")).json()["results"]
     assert {r["matches"][0]["identity"] for r in results} == {"Barack Obama", "Joe Biden"}
+
+
+def test_consent_and_retention(
+    client: httpx.Client, gallery: str, photos: dict[str, bytes]
+) -> None:
+    base = f"/galleries/{quoted(gallery)}"
+    person = f"{base}/identities/Joe"
+    client.post(f"{person}/images", files={"files": photos["biden"]})
+    assert client.get(person).json()["consent"] is None
+    told = {"basis": "he asked", "given_at": "2026-01-02T03:04:05+02:00", "until": None}
+    given = client.put(f"{person}/consent", json=told)
+    assert given.status_code == 200
+    assert client.get(person).json()["consent"]["given_at"].startswith("2026-01-02T01:04:05")
+    for wrong in (
+        {},
+        {"basis": ""},
+        {"basis": "x", "until": "2026-01-02T03:04:05"},
+        {"basis": "x", "who": 1},
+    ):
+        problem(client.put(f"{person}/consent", json=wrong), 422, "invalid-request")
+    problem(client.put(f"{base}/identities/nobody/consent", json=told), 404, "not-found")
+    assert client.get(base).json()["retention_days"] is None
+    assert client.put(base, json={"retention_days": 30}).json()["retention_days"] == 30
+    assert client.put(base, json={"quality": "flag"}).json()["retention_days"] == 30
+    assert client.put(base, json={"retention_days": 0}).json()["retention_days"] is None
+    problem(client.put(base, json={"retention_days": -1}), 422, "invalid-request")

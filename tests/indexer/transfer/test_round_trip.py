@@ -48,11 +48,11 @@ def rows(tools: Tools, gallery: str) -> list[tuple[Any, ...]]:
     """All that is held of a gallery, without ids."""
     with tools.database.read() as connection:
         held = galleries.get(connection, gallery)
-        images = store.photos(connection, held.id, (0, 0), 1000)
+        images = store.photos(connection, store.Scope(held.id), (0, 0), 1000)
         faces = store.faces(connection, [row.id for row in images])
         outcomes = store.outcomes(connection, [row.id for row in images])
         kept = {row.image_id: row.data for row in connection.execute(select(t.original))}
-        identities = store.people(connection, held.id, 0, 1000)
+        identities = store.people(connection, store.Scope(held.id), 0, 1000)
     told: list[tuple[Any, ...]] = [tuple(row[1:]) for row in identities]
     for row in images:
         told.append(
@@ -116,7 +116,7 @@ def test_unknown_landmarks_stay_unknown(tools: Tools, full: str, archive: Path) 
     moving.restore(tools, Asked(archive, gallery=f"{full} b"), quiet=True)
     with tools.database.read() as connection:
         held = galleries.get(connection, f"{full} b")
-        ids = [row.id for row in store.photos(connection, held.id, (0, 0), 100)]
+        ids = [row.id for row in store.photos(connection, store.Scope(held.id), (0, 0), 100)]
         found: list[Points] = [np.array(f.landmarks) for f in store.faces(connection, ids)]
     assert np.isnan(np.array(found)[:, 6:]).all()
     assert np.isfinite(np.array(found)[:, :6]).all()
