@@ -177,7 +177,7 @@ class EmbeddedPostgres:
         if len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_BYTES and "," not in str(folder):
             return folder
         # Not gettempdir(): TMPDIR differs between processes that have to meet here.
-        return Path("/tmp", f"{self._cluster}-{account.uid}")  # noqa: S108 - checked by is_private
+        return Path("/tmp", f"{self._cluster}-{account.uid}")  # noqa: S108 - checked by is_private  # nosec B108
 
     def _make_sockets(self, account: Account) -> None:
         folder = self._sockets(account)

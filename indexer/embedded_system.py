@@ -265,7 +265,7 @@ def processes() -> Iterator[tuple[int, str]]:
 
 def _listed_processes() -> Iterator[tuple[int, str]]:
     """The same where there is no /proc (macOS)."""
-    listing = subprocess.run(
+    listing = subprocess.run(  # nosec B607
         ["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, check=True
     )
     for line in os.fsdecode(listing.stdout).splitlines():
@@ -276,7 +276,7 @@ def _listed_processes() -> Iterator[tuple[int, str]]:
 def shared_memory_type() -> str:
     """Where parallel workers meet: in files if /dev/shm is small, as in containers (64 MB)."""
     try:
-        found = os.statvfs("/dev/shm")  # noqa: S108 - only its size
+        found = os.statvfs("/dev/shm")  # noqa: S108 - only its size  # nosec B108
     except OSError:
         return "posix"
     return "posix" if found.f_bavail * found.f_frsize >= PARALLEL_BUILD_BYTES else "mmap"

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         description="folder of the embedded database, the weights, models of your own and the logs",
     )
     database_url: str = Field("", description="a Postgres with pgvector; empty: the embedded one")
+    database_password_file: Path | None = Field(
+        None, description="file with the password for database_url, such as a mounted secret"
+    )
     postgres_user: str = Field(
         "", description="system user of the embedded Postgres when started by root"
     )

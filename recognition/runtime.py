@@ -1,17 +1,22 @@
-"""The only place that runs networks: ONNX Runtime on the CPU, with the number of threads set on purpose."""
+"""The only place that runs networks: ONNX Runtime on the CPU, mute, with the number of threads set on purpose."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from recognition.errors import BadWeights
+
+# Its wheels report to their maker over the network unless this is set when they are loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - set, not read
+
+import onnxruntime as ort  # noqa: E402
 
 Tensor = NDArray[Any]
 

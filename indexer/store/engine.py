@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import DBAPIError
 
@@ -41,7 +41,8 @@ class Database:
     def open(cls, settings: Settings) -> Database:
         """Connects lazily; the embedded server is started by the first connection that needs it."""
         if settings.database_url:
-            return cls(_psycopg2_url(settings.database_url), None)
+            url = _psycopg2_url(settings.database_url)
+            return cls(with_password(url, settings.database_password_file), None)
         embedded = EmbeddedPostgres(settings.home, user=settings.postgres_user)
         return cls(embedded.url, embedded)
 
@@ -150,6 +151,17 @@ def _engine(
     if embedded is not None:
         event.listen(engine, "do_connect", _heal(embedded))
     return engine
+
+
+def with_password(url: str, file: Path | None) -> str:
+    """The URL with the password that the file holds. Raises DatabaseUnavailable."""
+    if file is None:
+        return url
+    try:
+        password = file.read_text().strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatabaseUnavailable(f"the password file {file} cannot be read: {error}") from error
+    return make_url(url).set(password=password).render_as_string(hide_password=False)
 
 
 def _psycopg2_url(url: str) -> str:

@@ -624,3 +624,17 @@ def test_programs_start_while_other_threads_multiply() -> None:
         check=False,
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_a_password_from_a_file(tmp_path: Path) -> None:
+    from indexer.errors import DatabaseUnavailable
+    from indexer.store.engine import with_password
+
+    url = "postgresql+psycopg2://me@host/db?sslmode=require"
+    assert with_password(url, None) == url
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/w:rd\n")
+    told = with_password(url, secret)
+    assert told == "postgresql+psycopg2://me:p%40ss%2Fw%3Ard@host/db?sslmode=require"
+    with pytest.raises(DatabaseUnavailable, match="cannot be read"):
+        with_password(url, tmp_path / "none")
