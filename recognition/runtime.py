@@ -16,7 +16,7 @@ from recognition.errors import BadWeights
 # Its wheels report to their maker over the network unless this is set when they are loaded.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - set, not read
 
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
 
 Tensor = NDArray[Any]
 
