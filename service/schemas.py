@@ -166,8 +166,14 @@ class Options(Request):
     )
 
 
+EncodingFormat = Literal["float", "base64"]
+
+
 class RepresentRequest(Options):
     img: Image = Field(description=f"the image: {IMAGE_IS}")
+    encoding_format: EncodingFormat = Field(
+        "float", description="of embeddings: numbers, or base64 of little-endian float32"
+    )
 
 
 class ExtractRequest(Options):
@@ -304,7 +310,7 @@ class VerifyResponse(BaseModel):
 
 
 class Representation(BaseModel):
-    embedding: list[float]
+    embedding: list[float] | str = Field(description="in the encoding_format that was asked for")
     facial_area: FacialArea
     face_confidence: float
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from indexer.enrol import EnrolledImage
 from indexer.search import Match
@@ -46,15 +50,23 @@ def landmarks(face: Detection) -> s.Landmarks:
     )
 
 
-def representations(seen: Seen) -> list[s.Representation]:
+def representations(seen: Seen, encoding: s.EncodingFormat = "float") -> list[s.Representation]:
     return [
         s.Representation(
-            embedding=face.embedding.tolist(),
+            embedding=encoded(face.embedding, encoding),
             facial_area=area(face.detection, seen.width, seen.height),
             face_confidence=score(face.detection),
         )
         for face in seen.faces
     ]
+
+
+def encoded(embedding: NDArray[np.float32], encoding: s.EncodingFormat) -> list[float] | str:
+    """(dimension,) numbers as they go into an answer."""
+    if encoding == "base64":
+        return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
+    numbers: list[float] = embedding.tolist()
+    return numbers
 
 
 def score(face: Detection) -> float:

@@ -59,7 +59,7 @@ async def represent(
         owned.inference.run(lambda: vision.represent(owned.recognizer, image, plan, "img")),
     )
     return RepresentResponse(
-        results=representations(seen),
+        results=representations(seen, asked.encoding_format),
         model=plan.recipe.model,
         detector_backend=plan.recipe.detector,
         dimensions=owned.recognizer.spec(plan.recipe).dimension,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
+from typing import Any
 
 import httpx
 import numpy as np
@@ -100,6 +102,18 @@ def test_represent(client: httpx.Client, photos: dict[str, bytes]) -> None:
     assert len(face["embedding"]) == found["dimensions"] == 128
     assert all(map(math.isfinite, face["embedding"]))
     assert 0.5 < face["face_confidence"] <= 1
+
+
+def test_embeddings_as_base64(client: httpx.Client, photos: dict[str, bytes]) -> None:
+    def ask(**fields: str) -> Any:
+        answer = client.post("/represent", files={"img": photos["obama"]}, data=fields)
+        return answer.json()["results"][0]["embedding"]
+
+    packed = np.frombuffer(base64.b64decode(ask(encoding_format="base64")), "<f4")
+    assert packed.shape == (128,)
+    assert packed == pytest.approx(ask(encoding_format="float"), abs=1e-6)
+    refused = client.post("/represent", files={"img": b"x"}, data={"encoding_format": "pickle"})
+    problem(refused, 422, "invalid-request")
 
 
 def test_represent_agrees_with_verify(client: httpx.Client, photos: dict[str, bytes]) -> None:
