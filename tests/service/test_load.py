@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -53,23 +52,21 @@ def test_overload(narrow: Server, portraits: dict[str, bytes]) -> None:
 
 
 def test_the_event_loop_stays_free(server: Server, portraits: dict[str, bytes]) -> None:
-    async def measure() -> list[float]:
+    """Others are answered while images are worked on, more often than there are images."""
+
+    async def measure() -> int:
         work = asyncio.ensure_future(at_once(server.url, portraits["obama3.jpg"], 8))
-        times = []
+        answers = 0
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
             await client.get("/healthz")
             while not work.done():
-                started = time.perf_counter()
                 assert (await client.get("/healthz")).status_code == 200
-                times.append(time.perf_counter() - started)
+                answers += 1
                 await asyncio.sleep(0.01)
         assert [response.status_code for response in await work] == [200] * 8
-        return times
+        return answers
 
-    times = asyncio.run(measure())
-    assert len(times) >= 10
-    assert statistics.median(times) < 0.05
-    assert statistics.quantiles(times, n=20)[-1] < 0.3
+    assert asyncio.run(measure()) >= 16
 
 
 def gauge(server: Server, name: str) -> float:
