@@ -81,6 +81,15 @@ def assert_remembered(postgres: EmbeddedPostgres) -> None:
     assert ask(postgres, query) == [(5000, 5000)]
 
 
+def until_it_starts_anew(postgres: EmbeddedPostgres) -> None:
+    """Before it has seen that a backend is gone, Postgres takes connections it then ends."""
+    for _ in range(500):
+        if "all server processes terminated; reinitializing" in log_of(postgres):
+            return
+        time.sleep(0.02)
+    raise AssertionError(log_of(postgres))
+
+
 def pid_of(postgres: EmbeddedPostgres) -> int:
     pid = postgres.status().pid
     assert pid is not None
@@ -287,6 +296,7 @@ def test_a_killed_backend_is_waited_for(server: EmbeddedPostgres) -> None:
     remember(server)
     with closing(connect(server)) as connection:
         os.kill(connection.info.backend_pid, signal.SIGKILL)  # Postgres restarts all of itself
+        until_it_starts_anew(server)
         server.ensure_running()
     assert_remembered(server)
     assert log_of(server).count("starting PostgreSQL") == 1

@@ -99,8 +99,8 @@ def test_what_one_process_enrols_another_finds(
 def test_without_the_cache(
     client: httpx.Client, start: Start, photos: dict[str, bytes], gallery: str
 ) -> None:
-    enrol(client, gallery, "Ada", photos["obama"])
-    cached = find(client, gallery, photos["obama2"]).json()
+    version = enrol(client, gallery, "Ada", photos["obama"]).json()["version"]
+    cached = find(client, gallery, photos["obama2"], min_version=version).json()
     with start(cache="false") as other, other.client() as second:
         assert second.get("/readyz").json()["checks"]["cache"]["detail"] == "switched off"
         plain = find(second, gallery, photos["obama2"]).json()

@@ -123,8 +123,10 @@ def test_http(house: House, photos: dict[str, bytes], tmp_path: Path) -> None:
             data={"model_name": "Tiny", "distance_metric": "angular"},
         ).json()
         assert pair["verified"]
-        assert enrol(client, "own", "obama", photos["obama2"]).status_code == 201
-        (found,) = find(client, "own", photos["obama2"]).json()["results"]
+        enrolled = enrol(client, "own", "obama", photos["obama2"])
+        assert enrolled.status_code == 201
+        version = enrolled.json()["version"]
+        (found,) = find(client, "own", photos["obama2"], min_version=version).json()["results"]
         assert found["matches"][0]["identity"] == "obama"
         _reindex(client, "Dlib")
         assert _found(client, photos["obama"])["model"] == "Dlib"
