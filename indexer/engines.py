@@ -132,7 +132,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the run decides
     with suppress(EOFError, OSError):
         try:
-            extractor = Extractor(recognizer(settings), settings)
+            extractor = Extractor(recognizer(settings, isolated=False), settings)
         except (IndexerError, RecognitionError) as error:
             pipe.send(str(error))
             return

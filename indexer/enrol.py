@@ -23,7 +23,7 @@ from indexer.store.search import Scope
 from indexer.store.spaces import Space
 from indexer.store.transfer import names
 from recognition.errors import ImageTooLarge, UndecodableImage
-from recognition.images import ImageLimits, decode
+from recognition.images import ImageLimits
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.registry import Models
 
@@ -83,7 +83,7 @@ class Extractor:
         """Never raises for a bad image: the reason is part of the result."""
         sha256 = hashlib.sha256(data).digest()
         try:
-            image = decode(data, self._limits)
+            image = self.recognizer.decode(data, self._limits)
         except (UndecodableImage, ImageTooLarge) as error:
             large = isinstance(error, ImageTooLarge)
             return Extracted(

@@ -34,7 +34,7 @@ class RemoteExtractor:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         own = Settings().model_copy(update=dict(settings))
-        self._extractor = Extractor(recognizer(own), own)
+        self._extractor = Extractor(recognizer(own, isolated=False), own)
 
     def ready(self) -> bool:
         return True

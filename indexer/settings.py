@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest image file accepted")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
+    isolate_decoding: bool = Field(
+        True,
+        description="decode images in processes of their own, so that a hostile file ends none but these",
+    )
+    decode_timeout: float = Field(30.0, gt=0, description="seconds that decoding an image may take")
     enrol_max_faces: int = Field(
         1, ge=1, description="faces taken from an image of a person, largest first"
     )

@@ -9,6 +9,8 @@ from indexer.enrol import Extracted
 from indexer.errors import IndexerError
 from indexer.settings import Settings
 from indexer.weights import weights_cache
+from recognition.decoding import DecoderPool
+from recognition.images import decode
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.sources import Watch, unwatched
@@ -22,12 +24,25 @@ class WorkerFailed(IndexerError):
     """A worker cannot do its work at all: the run stops, and can be carried on."""
 
 
-def recognizer(settings: Settings, watch: Watch = unwatched) -> Recognizer:
-    """For runs over many images: they run beside each other, each on one core."""
+def recognizer(
+    settings: Settings, watch: Watch = unwatched, *, isolated: bool = True
+) -> Recognizer:
+    """For runs over many images: they run beside each other, each on one core.
+
+    `isolated`: images are decoded in processes of their own, unless the settings are against it.
+    """
     weights = weights_cache(settings, addresses=True, watch=watch)
     models = own_models.load(settings.models_folder)
-    resources = Resources(weights=weights, runtime=Runtime(threads=1))
+    pool = decoders(settings, settings.threads) if isolated else None
+    resources = Resources(weights, Runtime(threads=1), decode if pool is None else pool.decode)
     return Recognizer(resources, models, settings.attribute_models)
+
+
+def decoders(settings: Settings, at_once: int) -> DecoderPool | None:
+    """None where the settings want images decoded in this process. What is not closed ends with this process."""
+    if not settings.isolate_decoding:
+        return None
+    return DecoderPool(at_once, settings.max_image_pixels, timeout_s=settings.decode_timeout)
 
 
 def fatal(data: bytes) -> Extracted:

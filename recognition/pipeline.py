@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recognition import antispoofing, deepface, deepface_detectors, registry
 from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
+from recognition.images import ImageLimits
 from recognition.landmarks import LandmarkPredictor
 from recognition.models import foreign
 from recognition.quality import Measures, measure, overall
@@ -193,6 +194,10 @@ class Recognizer:
     def anti_spoofing(self, name: str = antispoofing.NAME) -> AntiSpoofing:
         spec = registry.anti_spoofing(name)
         return self._load("anti-spoofing", spec, spec.build)
+
+    def decode(self, data: bytes, limits: ImageLimits) -> Rgb:
+        """(height, width, 3) uint8. Raises UndecodableImage, ImageTooLarge."""
+        return self._resources.decoder(data, limits)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""

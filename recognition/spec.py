@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from recognition.decoding import Decoder
 from recognition.errors import NoThreshold
+from recognition.images import decode
 from recognition.runtime import Runtime
 from recognition.types import (
     Align,
@@ -25,10 +27,11 @@ from recognition.weights import Weights, WeightsCache
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a builder needs: where weights come from, and what runs networks."""
+    """What a builder needs: where weights come from, and what runs networks; and what decodes images."""
 
     weights: WeightsCache
     runtime: Runtime
+    decoder: Decoder = decode
 
     def held(self, *choices: tuple[Weights, ...]) -> tuple[Weights, ...]:
         """The first choice of which all files are in the cache; the first of all if none is."""

@@ -21,6 +21,8 @@ from indexer.operating import OperatingPoints
 from indexer.search import Searcher
 from indexer.store.engine import Database
 from indexer.weights import weights_cache
+from indexer.workshop import decoders
+from recognition.images import decode
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.spec import Resources
@@ -104,7 +106,12 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     models = own_models.load(settings.models_folder)
     for broken in models.broken:
         log.error("the model %s cannot be used: %s: %s", broken.name, broken.path, broken.reason)
-    resources = Resources(weights=weights, runtime=Runtime(settings.threads_per_run))
+    pool = decoders(settings, settings.concurrency)
+    if pool is not None:
+        stack.callback(pool.close)
+        metrics.watch_decoders(pool)
+    runtime = Runtime(settings.threads_per_run)
+    resources = Resources(weights, runtime, decode if pool is None else pool.decode)
     recognizer = Recognizer(resources, models, settings.attribute_models)
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
@@ -131,6 +138,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         keys=KeyRing(database, threads, settings.api_keys),
         trail=Trail(database, threads, on=settings.audit_searches),
         recognizer=recognizer,
+        decoders=pool,
         inference=inference,
         cache=cache,
         acknowledger=acknowledger,

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from indexer.cache.follower import CacheState, SearchCache
 from indexer.cache.recall import RecallSampler
+from recognition.decoding import DecoderPool
 from service.inference import InferencePool
 
 SEARCH_BUCKETS = (
@@ -52,6 +53,11 @@ class Metrics:
     def watch_inference(self, pool: InferencePool) -> None:
         self._gauge("facesearch_inference_running", "Images worked on.", lambda: pool.running)
         self._gauge("facesearch_inference_waiting", "Requests in the queue.", lambda: pool.waiting)
+
+    def watch_decoders(self, pool: DecoderPool) -> None:
+        self._gauge(
+            "facesearch_decoders_ended", "Decoder processes ended by files.", lambda: pool.ended
+        )
 
     def watch_cache(self, cache: SearchCache) -> None:
         self.registry.register(_CacheCollector(cache))

@@ -19,6 +19,7 @@ from indexer.search import Searcher
 from indexer.store import galleries
 from indexer.store.engine import Database
 from recognition import registry
+from recognition.decoding import DecoderPool
 from recognition.errors import RecognitionError
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.spec import available
@@ -55,6 +56,7 @@ class Services:
     keys: KeyRing
     trail: Trail
     recognizer: Recognizer
+    decoders: DecoderPool | None
     inference: InferencePool
     cache: SearchCache | None
     acknowledger: Acknowledger
@@ -97,6 +99,8 @@ async def prepare_database(services: Services) -> None:
 
 async def warm(services: Services) -> None:
     """Load the default recipe, then the attributes, so that no request has to wait for them."""
+    if services.decoders is not None:
+        await in_daemon_thread(services.decoders.warm)
     while services.progress.weights:
         try:
             await in_daemon_thread(lambda: _warm(services.recognizer, services.recipe))

@@ -13,7 +13,7 @@ from recognition.errors import (
     UndecodableImage,
     UnknownName,
 )
-from recognition.images import ImageLimits, decode
+from recognition.images import ImageLimits
 from recognition.pipeline import Face, Recipe, Recognizer, Selection
 from recognition.quality import quality
 from recognition.registry import Models
@@ -141,17 +141,17 @@ def _known(kind: str, name: str | None, names: tuple[str, ...]) -> str | None:
     raise UnknownName(kind, name, names)
 
 
-def pixels(image: Pixels, plan: Plan, name: str) -> Rgb:
+def pixels(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Rgb:
     """Raises UndecodableImage, ImageTooLarge, with the field's name."""
     try:
-        return decode(content(image, plan.limits.max_bytes), plan.limits)
+        return recognizer.decode(content(image, plan.limits.max_bytes), plan.limits)
     except (UndecodableImage, ImageTooLarge) as error:
         raise _named(error, name) from error
 
 
 def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Seen:
     """Faces with embeddings; at least one. Raises NoFace, SpoofDetected and what `pixels` raises."""
-    rgb = pixels(image, plan, name)
+    rgb = pixels(recognizer, image, plan, name)
     (faces,) = recognizer.locate([rgb], plan.recipe, plan.selection)
     faces = faces or (_whole(rgb, plan, name),)
     if plan.anti_spoofing:
@@ -162,7 +162,7 @@ def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> S
 
 def extract(recognizer: Recognizer, image: Pixels, plan: Plan) -> Detected:
     """Faces, and whether they look live if that is asked for; at least one. Raises NoFace and as `pixels`."""
-    rgb = pixels(image, plan, "img")
+    rgb = pixels(recognizer, image, plan, "img")
     faces = _faces(recognizer, rgb, plan, "img")
     found = None
     if plan.anti_spoofing:
@@ -174,7 +174,7 @@ def analyze(
     recognizer: Recognizer, image: Pixels, plan: Plan, actions: Sequence[Action]
 ) -> Detected:
     """Faces with attributes; at least one. Raises NoFace, SpoofDetected and as `pixels`."""
-    rgb = pixels(image, plan, "img")
+    rgb = pixels(recognizer, image, plan, "img")
     faces = _faces(recognizer, rgb, plan, "img")
     if plan.anti_spoofing:
         recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, "img")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -193,3 +198,41 @@ def test_edge_files(client: httpx.Client, shared_data: Path, status: int, name: 
              "group_solvay1927_grey.jpg": 20}  # fmt: skip
     if status == 200:
         assert len(response.json()["results"]) >= least.get(name, 1)
+
+
+def test_a_file_that_ends_its_decoder(client: httpx.Client, server: Server) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (500, 500, 3), np.uint8)
+    slow = encoded(Image.fromarray(np.tile(noise, (13, 13, 1))), "PNG", compress_level=1)
+    before = decoders(server.process.pid)
+    assert before
+    with ThreadPoolExecutor(1) as pool:
+        hostile = pool.submit(client.post, "/represent", files={"img": slow})
+        while not hostile.done():
+            for pid in decoders(server.process.pid):
+                if busy(pid):
+                    os.kill(pid, signal.SIGSEGV)
+            time.sleep(0.02)
+    told = problem(hostile.result(), 422, "undecodable-image")
+    assert "ended the process" in str(told["detail"])
+    assert client.get("/readyz").status_code == 200
+    assert server.process.poll() is None
+    assert "facesearch_decoders_ended 0.0" not in client.get("/metrics").text
+
+
+def decoders(parent: int) -> list[int]:
+    """Decoder processes of a server."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            command = (folder / "cmdline").read_bytes()
+            ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if ppid == parent and b"recognition.decoder" in command:
+                found.append(int(folder.name))
+    return found
+
+
+def busy(pid: int) -> bool:
+    """Whether it has more memory than an idle one."""
+    with suppress(OSError, ValueError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 > 120 << 20
+    return False
