@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from indexer import cli_audit, cli_health, cli_keys, cli_moving
+from indexer import cli_audit, cli_health, cli_keys, cli_moving, cli_protect
 from indexer.cli_base import FOLDER, IMAGE, Failed, as_json, reported, show
 
 gallery_option = click.option("--gallery", default="default", show_default=True)
@@ -513,6 +513,7 @@ main.add_command(cli_moving.restore)
 galleries.add_command(cli_health.health)
 identities.add_command(cli_moving.export_person)
 galleries.add_command(cli_health.quality)
+galleries.add_command(cli_protect.protect)
 
 if __name__ == "__main__":
     main()

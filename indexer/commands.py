@@ -426,6 +426,7 @@ def list_galleries(tools: Tools) -> list[dict[str, Any]]:
                     "images": counts.images,
                     "faces": counts.faces,
                     "space": recipe,
+                    "protected": gallery.seal is not None,
                 }
             )
     return rows

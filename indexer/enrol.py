@@ -245,7 +245,8 @@ def prepare_gallery(
     with database.write() as connection:
         locked = galleries.lock(connection, gallery)
         if locked.active_space_id is None:
-            space = spaces.ensure(connection, recipe, dimension)
+            seal = galleries.protected(connection, locked).seal
+            space = spaces.ensure(connection, recipe, dimension, seal)
             galleries.set_spaces(connection, locked.id, active=space.id, building=None)
             return (space,)
         return tuple(spaces.get(connection, s) for s in locked.target_spaces)

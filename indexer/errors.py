@@ -54,5 +54,13 @@ class Cancelled(IndexerError):
     """The run was asked to stop; what was committed stays, and running again carries on."""
 
 
+class KeyMissing(IndexerError):
+    """A gallery is protected by a key that this process does not have."""
+
+
+class BadKey(IndexerError):
+    """A key is no key, or what it protects was changed."""
+
+
 class CannotReembed(IndexerError):
     """Too many images have no original any more, so moving the gallery would lose people."""

@@ -20,7 +20,10 @@ from indexer.store.spaces import Space
 from indexer.workshop import WorkerFailed, fatal, recognizer
 from recognition.errors import RecognitionError
 
-OWN = ("home", "database_url", "postgres_user", "threads")
+OWN = (
+    "home", "database_url", "database_password_file", "postgres_user", "threads", "template_key",
+    "template_key_file",
+)  # fmt: skip
 """Settings that each machine has for itself; the others are those of the run."""
 AHEAD = 2
 """Photographs under way for each worker, so that none waits for the next one."""

@@ -57,14 +57,30 @@ class Reindexer:
         with self._database.read() as connection:
             gallery = galleries.get(connection, self._gallery)
             roots = galleries.roots(connection, gallery.id)
-            space = spaces.find(connection, recipe)
+            space = spaces.find(connection, recipe, gallery.seal)
         if space is not None and gallery.active_space_id == space.id:
             for root in roots:
                 if Path(root).is_dir():
                     self._indexer.run(Path(root), recipe, max_loss, run)
             return
         with exclusive(self._database, self._gallery, run):
-            self._move(recipe, max_loss, run)
+            dimension = self._recognizer.spec(recipe).dimension
+            self._move((recipe, dimension), max_loss, run)
+
+    def protect(self, run: Run) -> None:
+        """Let the embeddings be stored as the gallery's seal wants it. Photographs are not needed.
+
+        Raises NotFound, KeyMissing, Cancelled.
+        """
+        with exclusive(self._database, self._gallery, run):
+            with self._database.read() as connection:
+                gallery = galleries.get(connection, self._gallery)
+                if gallery.active_space_id is None:
+                    return
+                active = spaces.get(connection, gallery.active_space_id)
+            if active.seal != gallery.seal:
+                self._move((active.recipe, active.dimension), 0, run, active)
+            self.drop_unused(run)
 
     def drop_unused(self, run: Run) -> None:
         """Remove the gallery's faces from every space but the active one."""
@@ -79,11 +95,13 @@ class Reindexer:
                 spaces.drop_unused(connection, space_id)
         run.count("dropped", sum(len(faces) for faces in old.values()))
 
-    def _move(self, recipe: Recipe, max_loss: float, run: Run) -> None:
-        dimension = self._recognizer.spec(recipe).dimension
+    def _move(
+        self, made: tuple[Recipe, int], max_loss: float, run: Run, origin: Space | None = None
+    ) -> None:
+        """Into the space of that recipe and dimension; `origin`: take the embeddings from there."""
         with self._database.write() as connection:
             gallery = galleries.lock(connection, self._gallery)
-            space = spaces.ensure(connection, recipe, dimension)
+            space = spaces.ensure(connection, *made, gallery.seal)
             galleries.set_spaces(
                 connection, gallery.id, active=gallery.active_space_id, building=space.id
             )
@@ -91,7 +109,7 @@ class Reindexer:
         switched = False
         try:
             while not switched:
-                self._fill(gallery.id, space, run)
+                self._fill(gallery.id, space, run, origin)
                 self._check_loss(gallery.id, space, max_loss)
                 build_ann_index(self._database, space, self._settings)
                 switched = self._switch(space)
@@ -99,7 +117,7 @@ class Reindexer:
             if not switched:
                 self._give_up()
 
-    def _fill(self, gallery_id: int, space: Space, run: Run) -> None:
+    def _fill(self, gallery_id: int, space: Space, run: Run, origin: Space | None) -> None:
         with self._database.read() as connection:
             left = images.count_pending(connection, gallery_id, space.id)
         run.phase("embedding", left)
@@ -109,18 +127,26 @@ class Reindexer:
                     sources = images.pending(connection, gallery_id, space.id, BATCH)
                 if not sources:
                     return
-                results = list(pool.map(lambda s: self._extract(s, space), sources))
+                results = list(pool.map(lambda s: self._extract(s, space, origin), sources))
                 self._store(gallery_id, space, list(zip(sources, results, strict=True)), run)
                 run.step(len(sources))
 
-    def _extract(self, source: Source, space: Space) -> Extracted | str:
+    def _extract(self, source: Source, space: Space, origin: Space | None) -> Extracted | str:
         """The faces, or why the pixels cannot be had."""
+        if origin is not None:
+            return self._copied(source, space, origin)
         data = self._read(source)
         if data is None:
             return UNAVAILABLE
         if hashlib.sha256(data).digest() != source.sha256:
             return CHANGED
         return self._engine.extract(data, [space])
+
+    def _copied(self, source: Source, space: Space, origin: Space) -> Extracted:
+        with self._database.read() as connection:
+            faces = images.stored_faces(connection, origin, source.image_id)
+        state = "ready" if faces else "no_face"
+        return Extracted(source.sha256, 0, state, None, None, None, {space.id: faces})
 
     def _read(self, source: Source) -> bytes | None:
         if source.root is not None and source.locator is not None:

@@ -138,7 +138,10 @@ class Searcher:
         return target
 
     def find(self, target: Target, probes: Embeddings, query: Query) -> Found:
-        """`probes` is (n, dimension) float32. Raises NotFound, Conflict, VersionAhead, InvalidFilter."""
+        """`probes` is (n, dimension) float32.
+
+        Raises NotFound, Conflict, VersionAhead, InvalidFilter, KeyMissing.
+        """
         people = self._people(target, query)
         version = query.min_version
         for _ in range(RETRIES):
@@ -147,7 +150,8 @@ class Searcher:
                 index = self._cache.index(target.space.id, version, FRESH_TIMEOUT_S)
             if index is None:
                 break
-            engine, hits = self._in_cache(index, target, probes, _ask(query, len(probes), people))
+            hidden = self._database.vault.hide(target.space.seal, probes)
+            engine, hits = self._in_cache(index, target, hidden, _ask(query, len(probes), people))
             hits = _chosen(hits, query)
             with self._database.glance() as connection:
                 confirmed = matches.confirm(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recognition.publication import check_address
@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         description="decode images in processes of their own, so that a hostile file ends none but these",
     )
     decode_timeout: float = Field(30.0, gt=0, description="seconds that decoding an image may take")
+    template_key_file: Path | None = Field(
+        None,
+        description="file with the key that protects embeddings and uploads: 32 random bytes in base64, older keys "
+        "in further lines",
+    )
+    template_key: SecretStr = Field(SecretStr(""), description="the same as a text")
     enrol_max_faces: int = Field(
         1, ge=1, description="faces taken from an image of a person, largest first"
     )

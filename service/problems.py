@@ -64,6 +64,10 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         data.InvalidFilter: Problem(422, "invalid-filter", "The filter cannot be understood"),
         data.TooManyVanished: Problem(409, "too-many-vanished", "Too many files are gone"),
         data.Cancelled: Problem(409, "cancelled", "The run was cancelled"),
+        data.KeyMissing: Problem(
+            503, "template-key-missing", "The key of the gallery is missing", 60
+        ),
+        data.BadKey: Problem(503, "bad-template-key", "The key cannot be used", 60),
         data.CannotReembed: Problem(409, "cannot-reembed", "Too many originals are gone"),
         data.IndexerError: Problem(500, "indexing-failed", "The data could not be handled"),
         edge.Overloaded: Problem(503, "overloaded", "The server is overloaded"),

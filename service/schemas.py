@@ -462,6 +462,7 @@ class GalleryView(BaseModel):
     counts: GalleryCounts
     spaces: Spaces
     quality: Policy = Field(description="what is done with doubtful photographs")
+    protected: bool = Field(description="whether its embeddings are stored turned by a secret")
     retention_days: int | None = Field(description="uploads are erased after so many days")
     created_at: datetime
 

@@ -128,5 +128,7 @@ def is_loopback(host: str) -> bool:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with the indexer's settings as they are here, for a child process."""
     own: dict[str, Any] = settings.model_dump(include=set(Settings.model_fields))
-    named = {f"FACESEARCH_{k.upper()}": str(v) for k, v in own.items() if v is not None}
+    # Secrets that came by the environment are in it; as a text they would be stars.
+    told = {k: v for k, v in own.items() if v is not None and not isinstance(v, SecretStr)}
+    named = {f"FACESEARCH_{k.upper()}": str(v) for k, v in told.items()}
     return {**os.environ, **named}  # noqa: TID251 - handed on, not read

@@ -20,31 +20,37 @@ from sqlalchemy.exc import DBAPIError
 from indexer.embedded import EmbeddedPostgres
 from indexer.errors import DatabaseUnavailable
 from indexer.settings import Settings
+from indexer.vault import Vault
 
 ReadConnection = NewType("ReadConnection", Connection)
 WriteConnection = NewType("WriteConnection", Connection)
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 POOL_SIZE = 16
+VAULT = "vault"
 CONNECT_TIMEOUT_S = 5
 
 
 class Database:
     """`read` and `write` blocks are transactions; nothing else commits."""
 
-    def __init__(self, url: str, embedded: EmbeddedPostgres | None) -> None:
-        self.engine = _engine(url, embedded)
+    def __init__(
+        self, url: str, embedded: EmbeddedPostgres | None, vault: Vault | None = None
+    ) -> None:
+        self.vault = vault or Vault()
+        self.engine = _engine(url, embedded, self.vault)
         self.embedded = embedded
-        self._glancing = _engine(url, embedded, isolation_level="AUTOCOMMIT")
+        self._glancing = _engine(url, embedded, self.vault, isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, settings: Settings) -> Database:
-        """Connects lazily; the embedded server is started by the first connection that needs it."""
+        """Connects lazily; the embedded server is started by the first connection that needs it. Raises BadKey."""
+        vault = Vault.open(settings)
         if settings.database_url:
             url = _psycopg2_url(settings.database_url)
-            return cls(with_password(url, settings.database_password_file), None)
+            return cls(with_password(url, settings.database_password_file), None, vault)
         embedded = EmbeddedPostgres(settings.home, user=settings.postgres_user)
-        return cls(embedded.url, embedded)
+        return cls(embedded.url, embedded, vault)
 
     @contextmanager
     def read(self) -> Iterator[ReadConnection]:
@@ -105,6 +111,12 @@ class Database:
         self._glancing.dispose()
 
 
+def vault_of(connection: ReadConnection | WriteConnection) -> Vault:
+    """What hides and shows embeddings and uploads that this connection reads and writes."""
+    held: Vault = connection.get_execution_options()[VAULT]
+    return held
+
+
 class Listener:
     """Hears the hints that writers send; a lost one costs only time, for the caller also polls."""
 
@@ -136,7 +148,10 @@ _UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))")
 
 
 def _engine(
-    url: str, embedded: EmbeddedPostgres | None, isolation_level: IsolationLevel = "READ COMMITTED"
+    url: str,
+    embedded: EmbeddedPostgres | None,
+    vault: Vault,
+    isolation_level: IsolationLevel = "READ COMMITTED",
 ) -> Engine:
     engine = create_engine(
         url,
@@ -146,6 +161,7 @@ def _engine(
         pool_pre_ping=True,
         pool_timeout=10,
         hide_parameters=True,
+        execution_options={VAULT: vault},
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "facesearch"},
     )
     if embedded is not None:

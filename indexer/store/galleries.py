@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import Row, Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import InvalidName, NotFound
 from indexer.store import tables as t
-from indexer.store.engine import ReadConnection, WriteConnection
+from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 
 MAX_NAME = 255
 Policy = Literal["accept", "flag", "reject"]
@@ -29,6 +29,8 @@ class Gallery:
     building_space_id: int | None
     created_at: datetime
     quality: Policy = "accept"
+    seal: bytes | None = None
+    """Its new spaces are protected by it (`vault`)."""
 
     @property
     def target_spaces(self) -> tuple[int, ...]:
@@ -59,7 +61,7 @@ def get(connection: ReadConnection | WriteConnection, name: str) -> Gallery:
     row = connection.execute(_columns().where(t.gallery.c.name == _stored(name))).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
-    return Gallery(*row)
+    return _gallery(row)
 
 
 def hold(connection: WriteConnection, name: str) -> Gallery:
@@ -87,7 +89,7 @@ def make(connection: WriteConnection, name: str) -> bool:
 
 
 def all_galleries(connection: ReadConnection) -> list[Gallery]:
-    return [Gallery(*row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
+    return [_gallery(row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
 
 
 def set_spaces(
@@ -98,6 +100,20 @@ def set_spaces(
         .where(t.gallery.c.id == gallery_id)
         .values(active_space_id=active, building_space_id=building)
     )
+
+
+def set_seal(connection: WriteConnection, gallery_id: int, seal: bytes | None) -> None:
+    connection.execute(update(t.gallery).where(t.gallery.c.id == gallery_id).values(seal=seal))
+
+
+def protected(connection: WriteConnection, gallery: Gallery) -> Gallery:
+    """The gallery, with a seal if it is still empty, has none, and there is a key."""
+    vault = vault_of(connection)
+    if gallery.active_space_id is not None or gallery.seal is not None or not vault.on:
+        return gallery
+    seal = vault.new_seal()
+    set_seal(connection, gallery.id, seal)
+    return replace(gallery, seal=seal)
 
 
 def set_quality(connection: WriteConnection, gallery_id: int, policy: Policy) -> None:
@@ -151,7 +167,9 @@ def roots(connection: ReadConnection, gallery_id: int) -> Sequence[str]:
 
 def _columns() -> Select[*tuple[Any, ...]]:
     c = t.gallery.c
-    return select(c.id, c.name, c.active_space_id, c.building_space_id, c.created_at, c.quality)
+    return select(
+        c.id, c.name, c.active_space_id, c.building_space_id, c.created_at, c.quality, c.seal
+    )
 
 
 def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:
@@ -159,7 +177,7 @@ def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:
     row = connection.execute(statement).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
-    return Gallery(*row)
+    return _gallery(row)
 
 
 def _stored(name: str) -> str:
@@ -168,3 +186,8 @@ def _stored(name: str) -> str:
         return clean_name(name, "a gallery")
     except InvalidName as error:
         raise NotFound("gallery", name) from error
+
+
+def _gallery(row: Row[*tuple[Any, ...]]) -> Gallery:
+    seal = None if row.seal is None else bytes(row.seal)
+    return replace(Gallery(*row), seal=seal)

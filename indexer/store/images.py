@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from indexer.store import spaces
 from indexer.store import tables as t
-from indexer.store.engine import ReadConnection, WriteConnection
+from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 from recognition.pipeline import Face
-from recognition.types import Points
+from recognition.types import Box, Detection, Points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +117,34 @@ def owner(connection: WriteConnection, gallery_id: int, image_id: int) -> int | 
 
 
 def keep_original(connection: WriteConnection, image_id: int, data: bytes) -> None:
-    connection.execute(insert(t.original).values(image_id=image_id, data=data))
+    closed = vault_of(connection).close_file(data)
+    connection.execute(insert(t.original).values(image_id=image_id, data=closed))
 
 
 def original(connection: ReadConnection, image_id: int) -> bytes | None:
-    """The uploaded file, if it was kept."""
-    return connection.scalar(select(t.original.c.data).where(t.original.c.image_id == image_id))
+    """The uploaded file, if it was kept. Raises KeyMissing, BadKey."""
+    data = connection.scalar(select(t.original.c.data).where(t.original.c.image_id == image_id))
+    return None if data is None else vault_of(connection).open_file(bytes(data))
+
+
+def rewrite_originals(
+    connection: WriteConnection, gallery_id: int, after: int, limit: int, *, closed: bool
+) -> list[int]:
+    """Encrypt some of the gallery's uploads anew, or decrypt them; the images', by id."""
+    o, vault = t.original.c, vault_of(connection)
+    rows = connection.execute(
+        select(o.image_id, o.data)
+        .join_from(t.original, t.image, o.image_id == t.image.c.id)
+        .where(t.image.c.gallery_id == gallery_id, o.image_id > after)
+        .order_by(o.image_id)
+        .limit(limit)
+        .with_for_update(of=t.original)
+    ).all()
+    for row in rows:
+        data = vault.open_file(bytes(row.data))
+        data = vault.close_file(data) if closed else data
+        connection.execute(update(t.original).where(o.image_id == row.image_id).values(data=data))
+    return [row.image_id for row in rows]
 
 
 def update_image(connection: WriteConnection, image_id: int, values: Mapping[str, Any]) -> None:
@@ -190,7 +213,7 @@ def add_faces(
     gallery_id: int,
     faces: Sequence[tuple[int, Face]],
 ) -> list[FaceRow]:
-    """Store faces, given as (image id, face), with their embeddings by binary COPY."""
+    """Store faces, given as (image id, face), with their embeddings by binary COPY. Raises KeyMissing."""
     if not faces:
         return []
     ids = connection.scalars(
@@ -201,7 +224,8 @@ def add_faces(
         for face_id, (image_id, face) in zip(ids, faces, strict=True)
     ]
     connection.execute(_INSERT_FACES, rows)
-    vectors = np.stack([face.embedding for _, face in faces])
+    plain = np.stack([face.embedding for _, face in faces])
+    vectors = vault_of(connection).hide(spaces.seal_of(connection, space_id), plain)
     _copy_embeddings(connection, space_id, gallery_id, np.asarray(ids, np.int64), vectors)
     return [
         FaceRow(r["id"], r["image_id"], tuple(r["box"]), r["quality"], _points(r["landmarks"]))
@@ -364,20 +388,20 @@ def forget_space(connection: WriteConnection, gallery_id: int, space_id: int) ->
 def embeddings_of_identity(
     connection: ReadConnection, space_id: int, identity_id: int
 ) -> NDArray[np.float32]:
-    """(n, dimension) float32: all faces of an identity in a space."""
+    """(n, dimension) float32: all faces of an identity in a space. Raises KeyMissing."""
     rows = connection.scalars(
         select(t.embedding.c.vec)
         .join_from(t.embedding, t.face, t.embedding.c.face_id == t.face.c.id)
         .join(t.image, t.face.c.image_id == t.image.c.id)
         .where(t.embedding.c.space_id == space_id, t.image.c.identity_id == identity_id)
     ).all()
-    return np.asarray([np.asarray(row) for row in rows], np.float32)
+    return _shown(connection, space_id, [np.asarray(row) for row in rows])
 
 
 def some_of_identity(
     connection: ReadConnection | WriteConnection, space_id: int, identity_id: int, limit: int
 ) -> NDArray[np.float32]:
-    """(n, dimension) float32: the latest faces of an identity in a space, at most `limit`."""
+    """(n, dimension) float32: the latest faces of an identity in a space, at most `limit`. Raises KeyMissing."""
     rows = connection.scalars(
         select(func.vector_send(t.embedding.c.vec))
         .join_from(t.embedding, t.face, t.embedding.c.face_id == t.face.c.id)
@@ -386,7 +410,40 @@ def some_of_identity(
         .order_by(t.face.c.id.desc())
         .limit(limit)
     ).all()
-    return np.asarray([np.frombuffer(row, ">f4", offset=4) for row in rows], np.float32)
+    return _shown(connection, space_id, [np.frombuffer(row, ">f4", offset=4) for row in rows])
+
+
+def stored_faces(
+    connection: ReadConnection | WriteConnection, space: spaces.Space, image_id: int
+) -> tuple[Face, ...]:
+    """The faces of an image in a space, with their embeddings as the model gave them. Raises KeyMissing."""
+    f, e = t.face.c, t.embedding.c
+    rows = connection.execute(
+        select(f.box, f.landmarks, f.confidence, f.quality, func.vector_send(e.vec).label("vec"))
+        .join_from(t.face, t.embedding, (e.face_id == f.id) & (e.space_id == f.space_id))
+        .where(f.image_id == image_id, f.space_id == space.id)
+        .order_by(f.id)
+    ).all()
+    vault = vault_of(connection)
+    return tuple(
+        Face(
+            Detection(Box(*row.box), row.confidence, _points(row.landmarks)),
+            row.quality,
+            vault.show(space.seal, np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)),
+        )
+        for row in rows
+    )
+
+
+def _shown(
+    connection: ReadConnection | WriteConnection,
+    space_id: int,
+    rows: Sequence[NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    if not rows:
+        return np.zeros((0, 0), np.float32)
+    stored = np.asarray(rows, np.float32)
+    return vault_of(connection).show(spaces.seal_of(connection, space_id), stored)
 
 
 def _known(*more: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:

@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import text
 
 from indexer.store import ann
-from indexer.store.engine import ReadConnection
+from indexer.store.engine import ReadConnection, vault_of
 from indexer.store.spaces import Space
 from recognition.types import Embeddings, Metric
 
@@ -70,10 +70,21 @@ class Scope:
 def nearest(
     connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
 ) -> Ranked:
-    """The nearest faces, at most `limit`.
+    """The nearest faces, at most `limit`. Raises KeyMissing.
 
     The indexes know the order of cosines; that of raw lengths is another, so euclidean is scanned.
     """
+    return _nearest(connection, scope, _hidden(connection, scope, probe), metric, limit)
+
+
+def _hidden(connection: ReadConnection, scope: Scope, probe: Embeddings) -> Embeddings:
+    """The probe as the space's embeddings are stored."""
+    return vault_of(connection).hide(scope.space.seal, np.asarray(probe, np.float32))
+
+
+def _nearest(
+    connection: ReadConnection, scope: Scope, probe: Embeddings, metric: Metric, limit: int
+) -> Ranked:
     indexed = metric != "euclidean" and ann.is_built(connection, scope.space)
     if indexed and _is_large(connection, scope):
         found = _by_index(connection, scope, probe, metric, limit)
@@ -90,7 +101,8 @@ def nearest_people(
     limit: int,
     scoring: Scoring,
 ) -> Ranked:
-    """The nearest people, at most `limit`, each by the nearest face."""
+    """The nearest people, at most `limit`, each by the nearest face. Raises KeyMissing."""
+    probe = _hidden(connection, scope, probe)
     if scoring.kind == "best":
         return _best_people(connection, scope, probe, metric, limit)
     statement = _MEAN if scoring.kind == "mean" else _CENTROID
@@ -113,7 +125,7 @@ def _best_people(
     """Looks further until there are enough people or all rows were seen."""
     faces = max(FIRST_LOOK, 4 * limit)
     while True:
-        ranked = nearest(connection, scope, probe, metric, faces)
+        ranked = _nearest(connection, scope, probe, metric, faces)
         people: dict[int, Candidate] = {}
         for candidate in ranked.candidates:
             people.setdefault(candidate.identity_id, candidate)

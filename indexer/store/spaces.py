@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import NotFound
 from indexer.store import tables as t
-from indexer.store.engine import ReadConnection, WriteConnection
+from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 from recognition.pipeline import Recipe
 
 CHANNEL = "facesearch"
@@ -48,6 +48,8 @@ class Space:
     version: int
     stamp: int
     engine: Engine
+    seal: bytes | None = None
+    """What its embeddings are turned by (`vault`); such a space belongs to one gallery."""
 
 
 def get(connection: ReadConnection | WriteConnection, space_id: int) -> Space:
@@ -57,13 +59,21 @@ def get(connection: ReadConnection | WriteConnection, space_id: int) -> Space:
     return _space(row)
 
 
-def find(connection: ReadConnection | WriteConnection, recipe: Recipe) -> Space | None:
-    row = connection.execute(select(t.space).where(*_is(recipe))).one_or_none()
+def find(
+    connection: ReadConnection | WriteConnection, recipe: Recipe, seal: bytes | None = None
+) -> Space | None:
+    row = connection.execute(select(t.space).where(*_is(recipe, seal))).one_or_none()
     return _space(row) if row else None
 
 
-def ensure(connection: WriteConnection, recipe: Recipe, dimension: int) -> Space:
-    """The recipe's space; made, with its partition for embeddings of that dimension, when it is new."""
+def ensure(
+    connection: WriteConnection, recipe: Recipe, dimension: int, seal: bytes | None = None
+) -> Space:
+    """The recipe's space; made, with its partition for embeddings of that dimension, when it is new.
+
+    Raises KeyMissing if there is not the key of the seal.
+    """
+    vault_of(connection).check(seal)
     values = {
         "model": recipe.model,
         "detector": recipe.detector,
@@ -71,12 +81,13 @@ def ensure(connection: WriteConnection, recipe: Recipe, dimension: int) -> Space
         "normalization": recipe.normalization,
         "pipeline_version": recipe.version,
         "dimension": dimension,
+        "seal": seal,
     }
     statement = upsert(t.space).values(values).on_conflict_do_nothing().returning(t.space.c.id)
     made = connection.scalar(statement)
     if made is not None:
         connection.execute(select(func.facesearch_add_partition(made, dimension)))
-    space = find(connection, recipe)
+    space = find(connection, recipe, seal)
     if space is None:
         raise NotFound("space", str(recipe))
     return space
@@ -209,10 +220,11 @@ def trim(connection: WriteConnection, keep_days: int) -> None:
 
 def _space(row: Row[*tuple[Any, ...]]) -> Space:
     recipe = Recipe(row.model, row.detector, row.align, row.normalization, row.pipeline_version)
-    return Space(row.id, recipe, row.dimension, row.version, row.stamp, row.engine)
+    seal = None if row.seal is None else bytes(row.seal)
+    return Space(row.id, recipe, row.dimension, row.version, row.stamp, row.engine, seal)
 
 
-def _is(recipe: Recipe) -> tuple[ColumnElement[bool], ...]:
+def _is(recipe: Recipe, seal: bytes | None) -> tuple[ColumnElement[bool], ...]:
     c = t.space.c
     return (
         c.model == recipe.model,
@@ -220,4 +232,10 @@ def _is(recipe: Recipe) -> tuple[ColumnElement[bool], ...]:
         c.align == recipe.align,
         c.normalization == recipe.normalization,
         c.pipeline_version == recipe.version,
+        c.seal.is_(None) if seal is None else c.seal == seal,
     )
+
+
+def seal_of(connection: ReadConnection | WriteConnection, space_id: int) -> bytes | None:
+    found = connection.scalar(select(t.space.c.seal).where(t.space.c.id == space_id))
+    return None if found is None else bytes(found)

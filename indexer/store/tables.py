@@ -63,8 +63,18 @@ space = Table(
     Column("trimmed_to", BigInteger, nullable=False, server_default=text("0")),
     Column("stamp", BigInteger, nullable=False, server_default=text("(random() * 9e18)::bigint")),
     Column("engine", Text, nullable=False, server_default=text("'auto'")),
+    Column("seal", LargeBinary),
     _now("created_at"),
-    UniqueConstraint("model", "detector", "align", "normalization", "pipeline_version"),
+    Index(
+        "space_recipe_key",
+        "model",
+        "detector",
+        "align",
+        "normalization",
+        "pipeline_version",
+        text("coalesce(seal, ''::bytea)"),
+        unique=True,
+    ),
 )
 
 audit_log = Table(
@@ -104,6 +114,7 @@ gallery = Table(
     Column("building_space_id", Integer, ForeignKey("space.id")),
     Column("retention_days", Integer),
     Column("quality", Text, nullable=False, server_default=text("'accept'")),
+    Column("seal", LargeBinary),
     _now("created_at"),
 )
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, func, insert, select, true, tuple_, update
 
+from indexer.store import spaces
 from indexer.store import tables as t
-from indexer.store.engine import ReadConnection, WriteConnection
+from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 from indexer.store.images import ImageRow
 
 Rows = Sequence[Row[*tuple[Any, ...]]]
@@ -96,7 +97,7 @@ def outcomes(connection: ReadConnection, image_ids: Sequence[int]) -> Rows:
 
 
 def faces(connection: ReadConnection, image_ids: Sequence[int]) -> list[StoredFace]:
-    """By image and id."""
+    """By image and id. Raises KeyMissing."""
     f, e = t.face.c, t.embedding.c
     rows = connection.execute(
         select(
@@ -106,7 +107,9 @@ def faces(connection: ReadConnection, image_ids: Sequence[int]) -> list[StoredFa
         .join_from(t.face, t.embedding, (e.face_id == f.id) & (e.space_id == f.space_id))
         .where(f.image_id.in_(image_ids))
         .order_by(f.image_id, f.id)
-    )  # fmt: skip
+    ).all()  # fmt: skip
+    vault = vault_of(connection)
+    seals = {s: spaces.seal_of(connection, s) for s in {row.space_id for row in rows}}
     return [
         StoredFace(
             row.image_id,
@@ -115,7 +118,9 @@ def faces(connection: ReadConnection, image_ids: Sequence[int]) -> list[StoredFa
             None if row.landmarks is None else tuple(row.landmarks),
             row.confidence,
             row.quality,
-            np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32),
+            vault.show(
+                seals[row.space_id], np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)
+            ),
         )
         for row in rows
     ]

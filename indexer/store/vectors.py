@@ -1,4 +1,7 @@
-"""Reading embeddings for the search cache: all of a space, or those that changed; by binary COPY."""
+"""Reading embeddings for the search cache: all of a space, or those that changed; by binary COPY.
+
+They are as they are stored: those of a protected gallery turned (`vault`), which changes no distance.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from indexer.store.engine import ReadConnection
+from indexer.store.engine import ReadConnection, vault_of
 from indexer.store.spaces import Space
 from recognition.types import Embeddings
 
@@ -106,15 +109,20 @@ def changed(connection: ReadConnection, space: Space, after: int, take: Take) ->
 def sample(
     connection: ReadConnection, space: Space, gallery_id: int, count: int
 ) -> tuple[list[tuple[int, Embeddings]], int]:
-    """Some people of a gallery with one raw embedding (dimension,) each, and how many there are."""
+    """Some people of a gallery with one raw embedding (dimension,) each, and how many there are. Raises KeyMissing."""
     rows = connection.execute(
         _SAMPLE, {"space": space.id, "gallery": gallery_id, "count": count}
     ).all()
     people = connection.scalar(
         text("SELECT count(*) FROM identity WHERE gallery_id = :gallery"), {"gallery": gallery_id}
     )
+    vault = vault_of(connection)
     found = [
-        (int(row.id), np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)) for row in rows
+        (
+            int(row.id),
+            vault.show(space.seal, np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)),
+        )
+        for row in rows
     ]
     return found, int(people or 0)
 

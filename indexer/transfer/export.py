@@ -137,7 +137,8 @@ class _Writer:
         counts = store.faces_by_space(connection, scope)
         if gallery.active_space_id is not None:
             counts.setdefault(gallery.active_space_id, 0)
-        self._spaces = [spaces.get(connection, space_id) for space_id in sorted(counts)]
+        held = [spaces.get(connection, space_id) for space_id in sorted(counts)]
+        self._spaces = _once(held, gallery.active_space_id)
         self._counts = counts
         self._numbers = {space.id: number for number, space in enumerate(self._spaces)}
         self._rows = dict.fromkeys(self._numbers, 0)
@@ -220,6 +221,9 @@ class _Writer:
             ids = [row.id for row in page]
             outcomes = _by_image(store.outcomes(self._connection, ids))
             faces = _by_image(store.faces(self._connection, ids))
+            faces = {
+                i: [f for f in each if f.space_id in self._numbers] for i, each in faces.items()
+            }
             for row in page:
                 told = [x for x in outcomes.get(row.id, ()) if x.space_id in self._numbers]
                 file.record(self._image(row, told, faces.get(row.id, ())))
@@ -288,6 +292,13 @@ class _Writer:
         file.write(data)
         self._files[name] = file.close()
         self.originals += 1
+
+
+def _once(held: Sequence[Space], active: int | None) -> list[Space]:
+    """One space for each recipe: while a gallery is protected anew it has its embeddings twice."""
+    first = sorted(held, key=lambda space: space.id != active)
+    kept = {space.recipe: space for space in reversed(first)}
+    return [space for space in held if kept[space.recipe] is space]
 
 
 def _known(value: float) -> float | None:

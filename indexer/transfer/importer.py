@@ -116,8 +116,11 @@ class Importer:
     def _prepare(self, source: Source) -> list[Space]:
         """The source's spaces; an empty gallery is searched in the active one from now on."""
         with self._database.write() as connection:
-            gallery = galleries.lock(connection, self._gallery)
-            made = [spaces.ensure(connection, s.recipe, s.dimension) for s in source.spaces]
+            gallery = galleries.protected(connection, galleries.lock(connection, self._gallery))
+            made = [
+                spaces.ensure(connection, s.recipe, s.dimension, gallery.seal)
+                for s in source.spaces
+            ]
             for space, wanted in zip(made, source.spaces, strict=True):
                 if space.dimension != wanted.dimension:
                     raise Conflict(

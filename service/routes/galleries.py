@@ -116,6 +116,7 @@ def _view(connection: ReadConnection, gallery: Gallery) -> GalleryView:
             building=_space(connection, gallery.building_space_id),
         ),
         quality=gallery.quality,
+        protected=gallery.seal is not None,
         retention_days=retention.days_of(connection, gallery.id),
         created_at=gallery.created_at,
     )
