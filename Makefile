@@ -6,7 +6,7 @@ GALLERY ?= default
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: setup dev run test check audit bench proof soak lint fmt types contracts lock clean
+.PHONY: setup dev run test check audit bench proof soak fuzz lint fmt types contracts lock clean
 
 setup: $(VENV)/.installed
 
@@ -54,6 +54,11 @@ fmt: dev
 # Servers, writers and trouble for an hour, or SECONDS: no update may be lost.
 soak: dev
 	$(BIN)/python -m tests.freshness --seconds $(or $(SECONDS),3600)
+
+# Hostile requests against a server, and hostile bytes for everything that reads files.
+fuzz: dev
+	$(BIN)/python -m fuzzing requests --requests $(or $(REQUESTS),100000)
+	$(BIN)/python -m fuzzing readers --seconds $(or $(SECONDS),60)
 
 bench: dev
 	$(BIN)/python -m benchmarks

@@ -79,8 +79,8 @@ def _probes(value: object) -> object:
     return value
 
 
-def _usable(rows: list[list[float]]) -> list[list[float]]:
-    for row in rows:
+def _usable(rows: list[list[float]] | None) -> list[list[float]] | None:
+    for row in rows or ():
         if not all(map(math.isfinite, row)) or not any(row):
             raise ValueError("an embedding must hold finite numbers that are not all zero")
     return rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from indexer.transfer import records
-from indexer.transfer.errors import BadSource
+from indexer.transfer.errors import DAMAGED_ZIP, BadSource
 from indexer.transfer.records import FileRecord, Manifest
 
 CHUNK = 1 << 20
@@ -41,24 +41,26 @@ def is_archive(path: Path) -> bool:
         return (path / records.MANIFEST).is_file()
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as zipped:
-        return records.MANIFEST in zipped.namelist()
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            return records.MANIFEST in zipped.namelist()
+    except DAMAGED_ZIP:
+        return False
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Archive]:
     """A checked archive; a ZIP file is unpacked into a folder of its own meanwhile. Raises BadSource."""
-    try:
-        if path.is_dir():
-            yield _checked(path)
-            return
-        with tempfile.TemporaryDirectory(prefix="facesearch-import-") as name:
-            folder = Path(name)
-            with zipfile.ZipFile(path) as zipped:
-                _unpack(zipped, path, folder)
-            yield _checked(folder)
-    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
-        raise BadSource(f"{path} cannot be read: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="facesearch-import-") as name:
+        folder = path if path.is_dir() else Path(name)
+        try:
+            if folder != path:
+                with zipfile.ZipFile(path) as zipped:
+                    _unpack(zipped, path, folder)
+            found = _checked(folder)
+        except DAMAGED_ZIP as error:
+            raise BadSource(f"{path} cannot be read: {error}") from error
+        yield found
 
 
 def _checked(folder: Path) -> Archive:

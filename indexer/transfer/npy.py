@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,10 @@ Array = NDArray[Any]
 PLAIN = "biufU"
 """Kinds of values: truth, whole numbers, floats, text."""
 HEADER_BYTES = 10_000
+UNREADABLE = (
+    ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
+"""What NumPy's parser of headers raises."""
 CHUNK_ROWS = 65_536
 
 
@@ -66,7 +71,7 @@ def header(stream: IO[bytes], size: int, what: str) -> Header:
         version = npy.read_magic(stream)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream, max_header_size=HEADER_BYTES)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadSource(f"{what} is not an array of NumPy") from error
     if dtype.hasobject or dtype.kind not in PLAIN:
         raise BadSource(f"{what} holds {dtype}; only numbers and text are taken")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from indexer.transfer import foreign, npy
-from indexer.transfer.errors import BadSource
+from indexer.transfer.errors import DAMAGED_ZIP, BadSource
 from indexer.transfer.foreign import Entry
 from indexer.transfer.npy import Array
 from indexer.transfer.source import Source
@@ -40,7 +40,7 @@ def load(path: Path) -> Mapping[str, Array]:
                     data = stream.read(member.file_size + 1)
                 arrays[name] = npy.parse(data, f"{path}, {name[:100]}")
             return arrays
-    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ZIP as error:
         raise BadSource(f"{path} cannot be read: {error}") from error
 
 

@@ -19,6 +19,9 @@ from recognition.weights import Weights
 _VERSION = 1
 """Part of the converted file's name."""
 
+REFUSALS = (DecodeError, ValueError, TypeError, IndexError, onnx.checker.ValidationError)
+"""What ONNX raises at files that are none of its."""
+
 
 def session(resources: Resources, weights: Weights) -> Session:
     """The network of that file for any batch and size; raises WeightsMissing or BadWeights."""
@@ -40,7 +43,7 @@ def free(data: bytes) -> bytes:
         model = onnx.load_model_from_string(data)
         _open(model.graph)
         onnx.checker.check_model(model)
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except REFUSALS as error:
         raise BadWeights(f"not a network for images in ONNX: {error}") from error
     return bytes(model.SerializeToString(deterministic=True))
 

@@ -242,7 +242,7 @@ class Many:
 
 @pytest.fixture(scope="module")
 def many(database: Database) -> Iterator[Many]:
-    chance = random.Random(8)  # noqa: S311
+    chance = random.Random(8)
     metadata = {f"p{n}": made_up(chance) for n in range(300)}
     for known in enrolled(database, metadata):
         yield Many(known, metadata)

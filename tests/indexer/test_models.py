@@ -19,7 +19,7 @@ from recognition import registry
 from recognition.weights import Weights, WeightsCache
 from tests.recognition.publisher import Publisher, publishing
 
-DATA = random.Random(3).randbytes(500_000)  # noqa: S311 - not secret
+DATA = random.Random(3).randbytes(500_000)
 SHA = hashlib.sha256(DATA).hexdigest()
 MTCNN = registry.DETECTORS["mtcnn"].weights
 Run = Callable[..., Result]

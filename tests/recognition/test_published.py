@@ -20,8 +20,8 @@ from recognition.registry import DETECTORS
 from recognition.weights import Policy, Weights, WeightsCache
 from tests.recognition.publisher import CUT_AT, Publisher, publishing
 
-DATA = random.Random(1).randbytes(1_000_000)  # noqa: S311 - not secret
-OTHER = random.Random(2).randbytes(1_000_000)  # noqa: S311 - not secret
+DATA = random.Random(1).randbytes(1_000_000)
+OTHER = random.Random(2).randbytes(1_000_000)
 HASTE = Patience(connect_s=2, silence_s=2, total_s=20, attempts=2, pause_s=0.01)
 
 
