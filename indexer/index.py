@@ -127,6 +127,7 @@ class Indexer:
             self._move(diff, root.resolve(), run)
             self._process(diff, root.resolve(), targets, run)
             self._remove(diff, run)
+            self._take_copies(diff.plan, root.resolve(), targets, run)
             for space in targets:
                 build_ann_index(self._database, space, self._settings)
 
@@ -149,10 +150,32 @@ class Indexer:
         work: list[tuple[TreeFile, Known | None]] = [(file, None) for file in diff.fresh]
         work += [(move.file, move.known) for move in diff.plan.touched]
         run.phase("indexing", len(work))
+        self._work(work, diff.plan, root, targets, run)
+
+    def _take_copies(self, plan: Plan, root: Path, targets: Sequence[Space], run: Run) -> None:
+        """Let copies stand for files that are gone or have changed: their faces went with these."""
+        with self._database.read() as connection:
+            gallery = galleries.get(connection, self._gallery)
+            copies = images.left_copies(connection, gallery.id, str(root))
+        work: list[tuple[TreeFile, Known | None]] = []
+        for copy in copies:
+            folder = crawl.folder_of(copy.locator)
+            file = TreeFile(copy.locator, folder, copy.size, copy.mtime_ns)
+            work.append((file, replace(copy, sha256=b"")))  # looked at as if it were new
+        self._work(work, plan, root, targets, run)
+
+    def _work(
+        self,
+        work: Sequence[tuple[TreeFile, Known | None]],
+        plan: Plan,
+        root: Path,
+        targets: Sequence[Space],
+        run: Run,
+    ) -> None:
         with ThreadPoolExecutor(self._engine.at_once, "extract") as pool:
             jobs = ((root, file, known, targets) for file, known in work)
             for items in _batches(_ahead(pool, jobs, self._extract), BATCH):
-                self._store(items, diff.plan, root, targets, run)
+                self._store(items, plan, root, targets, run)
                 run.step(len(items))
 
     def _extract(self, job: Job) -> Item:

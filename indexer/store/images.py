@@ -178,6 +178,22 @@ def elsewhere(connection: ReadConnection, gallery_id: int, root: str) -> list[El
     return [Elsewhere(Known(*row[:-1]), row[-1]) for row in rows]
 
 
+def left_copies(connection: ReadConnection, gallery_id: int, root: str) -> list[Known]:
+    """Copies of a file of their person that is no longer there, or no longer what it was."""
+    i, first = t.image.c, t.image.alias("first")
+    kept = select(first.c.id).where(
+        first.c.identity_id == i.identity_id,
+        first.c.sha256 == i.sha256,
+        first.c.state.in_(("ready", "no_face")),
+    )
+    rows = connection.execute(
+        _known().where(
+            i.gallery_id == gallery_id, i.root == root, i.state == "duplicate", ~kept.exists()
+        )
+    )
+    return [Known(*row) for row in rows]
+
+
 def remove_at(connection: WriteConnection, keep_id: int, root: str, locator: str) -> None:
     """Remove the row of a file whose place another image takes."""
     i = t.image.c

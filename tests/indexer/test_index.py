@@ -143,6 +143,19 @@ def test_a_copy_takes_the_place_of_its_vanished_original(run: Runner, tree: Path
     }
 
 
+def test_a_copy_stands_for_a_file_that_changed(
+    run: Runner, tmp_path: Path, photos: dict[str, bytes]
+) -> None:
+    """Found by fuzzing: the copy had no face of its own, and the person none any more."""
+    files = {"Joe/1.jpg": photos["biden"], "Joe/2.jpg": photos["biden"]}
+    tree = write_tree(tmp_path / "people", files)
+    assert run(tree) == {"added": 1, "duplicate": 1}
+    (tree / "Joe" / "1.jpg").write_bytes(b"no image")
+    run(tree)
+    assert run.people() == {"Joe": ["Joe/2.jpg"]}
+    assert run(tree) == {"unchanged": 2}
+
+
 def test_vanished_files_go_with_their_faces_below_the_guard(run: Runner, tree: Path) -> None:
     run(tree)
     shutil.rmtree(tree / "Ölga")
