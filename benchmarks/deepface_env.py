@@ -38,7 +38,7 @@ SMALLEST = 1_000
 def measure(scratch: Path, sizes: list[int]) -> dict[int, Outcome]:
     """`find` at 1,000 and 10,000 faces; what a larger folder would take, by the line through both."""
     weights = WeightsCache(Settings().weights_folder)
-    _install(scratch, weights)
+    install(scratch, weights)
     photo = weights.path(SAMPLES[0].weights)
     small, large = (_run(scratch, faces, photo) for faces in (SMALLEST, LARGEST))
     return {faces: _outcome(faces, small, large) for faces in sizes}
@@ -48,18 +48,18 @@ def embed(
     scratch: Path, weights: WeightsCache, detector: str, root: Path, files: Sequence[str]
 ) -> Path:
     """DeepFace's embeddings of all faces of the files, as `deepface_pairs` writes them."""
-    _install(scratch, weights, MTCNN if detector == "mtcnn" else ())
+    install(scratch, weights, MTCNN if detector == "mtcnn" else ())
     say(f"DeepFace with {detector} over {len(files):,} files")
     out = scratch / f"deepface_{detector}.npz"
-    ran = [str(_python(scratch)), deepface_pairs.__file__, str(root), detector, str(out)]
+    ran = [str(interpreter(scratch)), deepface_pairs.__file__, str(root), detector, str(out)]
     subprocess.run(
-        ran, env=_environment(scratch), input="\n".join(files), text=True, check=True,
+        ran, env=environment_of(scratch), input="\n".join(files), text=True, check=True,
         stdout=sys.stderr,
     )  # fmt: skip
     return out
 
 
-def _install(scratch: Path, weights: WeightsCache, more: tuple[str, ...] = ()) -> None:
+def install(scratch: Path, weights: WeightsCache, more: tuple[str, ...] = ()) -> None:
     done = scratch / "deepface" / ".installed"
     present = done.read_text().splitlines() if done.exists() else []
     wanted = [*PACKAGES, *more]
@@ -67,7 +67,7 @@ def _install(scratch: Path, weights: WeightsCache, more: tuple[str, ...] = ()) -
         say(f"installing DeepFace {VERSION} into an environment of its own")
         venv.create(scratch / "deepface" / "env", clear=True, with_pip=True)
     if not set(wanted) <= set(present):
-        pip = [str(_python(scratch)), "-m", "pip", "install", "--quiet"]
+        pip = [str(interpreter(scratch)), "-m", "pip", "install", "--quiet"]
         subprocess.run(
             [*pip, "--disable-pip-version-check", *wanted], check=True, stdout=sys.stderr
         )
@@ -79,10 +79,14 @@ def _install(scratch: Path, weights: WeightsCache, more: tuple[str, ...] = ()) -
 
 def _run(scratch: Path, faces: int, photo: Path) -> list[dict[str, Any]]:
     say(f"DeepFace over {faces:,} files")
-    command = [str(_python(scratch)), deepface_peer.__file__, str(scratch / "deepface" / "faces")]
+    command = [
+        str(interpreter(scratch)),
+        deepface_peer.__file__,
+        str(scratch / "deepface" / "faces"),
+    ]
     ran = subprocess.run(
         [*command, str(faces), str(photo)],
-        env=_environment(scratch),
+        env=environment_of(scratch),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -114,10 +118,10 @@ def _note(faces: int, probe: float, told: dict[str, Any]) -> str:
     return asked if faces == LARGEST else f"**extrapolated**; {asked}"
 
 
-def _environment(scratch: Path) -> dict[str, str]:
+def environment_of(scratch: Path) -> dict[str, str]:
     own = {"DEEPFACE_HOME": str(scratch / "deepface"), "DEEPFACE_LOG_LEVEL": "40"}
     return environment(ServiceSettings()) | own
 
 
-def _python(scratch: Path) -> Path:
+def interpreter(scratch: Path) -> Path:
     return scratch / "deepface" / "env" / "bin" / "python"

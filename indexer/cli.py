@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from indexer import cli_audit, cli_health, cli_keys, cli_moving, cli_protect
+from indexer import cli_audit, cli_health, cli_keys, cli_moving, cli_profile, cli_protect
 from indexer.cli_base import FOLDER, IMAGE, Failed, as_json, reported, show
 
 gallery_option = click.option("--gallery", default="default", show_default=True)
@@ -506,6 +506,7 @@ def samples(as_json: bool) -> None:
         click.echo(folder)
 
 
+main.add_command(cli_profile.profile)
 main.add_command(cli_moving.export)
 main.add_command(cli_audit.audit)
 main.add_command(cli_keys.keys)

@@ -15,6 +15,7 @@ from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.sources import Watch, unwatched
 from recognition.spec import Resources
+from recognition.stages import Observe, unobserved
 
 TRIES = 2
 """Workers that a photograph may end."""
@@ -25,7 +26,11 @@ class WorkerFailed(IndexerError):
 
 
 def recognizer(
-    settings: Settings, watch: Watch = unwatched, *, isolated: bool = True
+    settings: Settings,
+    watch: Watch = unwatched,
+    *,
+    isolated: bool = True,
+    observe: Observe = unobserved,
 ) -> Recognizer:
     """For runs over many images: they run beside each other, each on one core.
 
@@ -35,7 +40,7 @@ def recognizer(
     models = own_models.load(settings.models_folder)
     pool = decoders(settings, settings.threads) if isolated else None
     resources = Resources(weights, Runtime(threads=1), decode if pool is None else pool.decode)
-    return Recognizer(resources, models, settings.attribute_models)
+    return Recognizer(resources, models, settings.attribute_models, observe=observe)
 
 
 def decoders(settings: Settings, at_once: int) -> DecoderPool | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -30,6 +31,7 @@ from recognition.spec import (
     Resources,
     available,
 )
+from recognition.stages import Observe, timed, unobserved
 from recognition.types import (
     Align,
     AntiSpoofing,
@@ -129,14 +131,20 @@ class Recognizer:
         resources: Resources,
         models: Models = registry.BUILT_IN,
         attributes: Collection = "packaged",
+        *,
+        observe: Observe = unobserved,
+        spare: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`attributes`: whose networks answer where several do the same."""
+        """`attributes`: whose networks answer where several do the same; `observe` is told how long each stage took;
+        `spare`: whether a core is idle, so that half of the work may be done on it."""
         self._resources = resources
         self.models = models
         self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
+        self._observe, self._spare = observe, spare
+        self._aside = ThreadPoolExecutor(1, "aside")
 
     @property
     def resources(self) -> Resources:
@@ -197,7 +205,8 @@ class Recognizer:
 
     def decode(self, data: bytes, limits: ImageLimits) -> Rgb:
         """(height, width, 3) uint8. Raises UndecodableImage, ImageTooLarge."""
-        return self._resources.decoder(data, limits)
+        with timed(self._observe, "decode"):
+            return self._resources.decoder(data, limits)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -208,6 +217,12 @@ class Recognizer:
         self, images: Sequence[Rgb], detector: str, selection: Selection
     ) -> list[tuple[Detection, ...]]:
         """Faces of each image, most prominent first, with landmarks where they can be had."""
+        with timed(self._observe, "detect"):
+            return self._detect(images, detector, selection)
+
+    def _detect(
+        self, images: Sequence[Rgb], detector: str, selection: Selection
+    ) -> list[tuple[Detection, ...]]:
         found = self.detector(detector).detect(images)
         return [
             tuple(
@@ -226,23 +241,24 @@ class Recognizer:
         self, images: Sequence[Rgb], recipe: Recipe, selection: Selection
     ) -> list[tuple[Detection, ...]]:
         """The faces that `represent` describes: those of `detect`, or with align=deepface those that DeepFace sees."""
-        if recipe.align == "deepface":
+        if recipe.align != "deepface":
+            return self.detect(images, recipe.detector, selection)
+        with timed(self._observe, "detect"):
             return self._detect_as_deepface(images, recipe.detector, selection)
-        return self.detect(images, recipe.detector, selection)
 
     def describe(
         self, images: Sequence[Rgb], detected: Sequence[Sequence[Detection]], recipe: Recipe
     ) -> list[tuple[Face, ...]]:
         """The detected faces with their embeddings; one call of the network embeds them all."""
-        crops = [
-            self.crop(image, face, recipe)
-            for image, faces in zip(images, detected, strict=True)
-            for face in faces
-        ]
-        rows = iter(self.embed(crops, recipe))
+        pairs = [(i, f) for i, faces in zip(images, detected, strict=True) for f in faces]
+        with timed(self._observe, "align"):
+            crops = [self.crop(image, face, recipe) for image, face in pairs]
+            measures = iter([measure(image, face) for image, face in pairs])
+        with timed(self._observe, "embed"):
+            rows = iter(self.embed(crops, recipe))
         return [
-            tuple(_described(face, measure(image, face), next(rows)) for face in faces)
-            for image, faces in zip(images, detected, strict=True)
+            tuple(_described(face, next(measures), next(rows)) for face in faces)
+            for faces in detected
         ]
 
     def crop(self, image: Rgb, face: Detection, recipe: Recipe) -> Rgb:
@@ -257,8 +273,13 @@ class Recognizer:
         embedder = self.embedder(spec.name)
         if not spec.mirrored or recipe.align == "deepface":
             return embedder.embed(crops, recipe.align, recipe.normalization)
-        both = [*crops, *(crop[:, ::-1] for crop in crops)]
-        rows = embedder.embed(both, recipe.align, recipe.normalization)
+        how = recipe.align, recipe.normalization
+        mirrored = [crop[:, ::-1] for crop in crops]
+        if self._spare():
+            other = self._aside.submit(embedder.embed, mirrored, *how)
+            rows = embedder.embed(crops, *how)
+            return np.asarray((rows + other.result()) / 2, np.float32)
+        rows = embedder.embed([*crops, *mirrored], *how)
         return np.asarray((rows[: len(crops)] + rows[len(crops) :]) / 2, np.float32)
 
     def embeddings(self, faces: Sequence[Face], recipe: Recipe) -> NDArray[np.float32]:
@@ -310,7 +331,7 @@ class Recognizer:
         If only some faces are wanted, they are the largest.
         """
         if detector == "skip":
-            return self.detect(images, detector, selection)
+            return self._detect(images, detector, selection)
         finder = self.detector(detector, "deepface")
         eyes = self._once(("eyes", "haar"), deepface_detectors.Eyes)
         located = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - set, not read
 import onnxruntime as ort
 
 Tensor = NDArray[Any]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
+KEPT_BYTES, MAPPED_BYTES = 64 << 20, 32 << 20
 
 
 class Session:
@@ -42,11 +48,23 @@ class Session:
         return self.run({self.inputs[0]: tensor})
 
 
+def keep_memory() -> None:
+    """Let the C library keep what is freed for the next image: a page that was given back costs more than it is worth.
+
+    Up to KEPT_BYTES in each of its arenas; blocks of more than MAPPED_BYTES are given back as ever.
+    """
+    with suppress(OSError, AttributeError):  # another library than glibc
+        library = ctypes.CDLL(None)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
 class Runtime:
     """Makes sessions; `threads` is the number of cores that one `run` may use."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
+        keep_memory()
         cv2.setNumThreads(threads)  # for the whole process: OpenCV knows no other way
 
     def session(self, path: Path, outputs: Sequence[str] = ()) -> Session:

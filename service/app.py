@@ -112,7 +112,13 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         metrics.watch_decoders(pool)
     runtime = Runtime(settings.threads_per_run)
     resources = Resources(weights, runtime, decode if pool is None else pool.decode)
-    recognizer = Recognizer(resources, models, settings.attribute_models)
+    inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
+    stack.callback(inference.close)
+    metrics.watch_inference(inference)
+    recognizer = Recognizer(
+        resources, models, settings.attribute_models,
+        observe=metrics.stage, spare=lambda: inference.running < settings.concurrency,
+    )  # fmt: skip
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
         stack.callback(cache.close)
@@ -127,9 +133,6 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     metrics.watch_recall(searcher.recall)
     points = OperatingPoints(database, cache)
     stack.callback(points.close)
-    inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
-    stack.callback(inference.close)
-    metrics.watch_inference(inference)
     threads = DatabaseThreads()
     return Services(
         settings=settings,

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from recognition.stages import timed
 from service.access import permitted
 from service.errors import MalformedBody, RequestTooLarge, UnsupportedBody
 from service.problems import invalid
@@ -43,7 +44,8 @@ def body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """A dependency that reads the request's body into `model`."""
 
     async def read(request: Request) -> Model:
-        found = await _read(request)
+        with timed(request.state.services.metrics.stage, "read"):
+            found = await _read(request)
         permitted(request, found)
         return found
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from indexer.cache.follower import CacheState, SearchCache
 from indexer.cache.recall import RecallSampler
 from recognition.decoding import DecoderPool
+from recognition.stages import Stage
 from service.inference import InferencePool
 
 SEARCH_BUCKETS = (
@@ -43,12 +44,21 @@ class Metrics:
             ("engine",), buckets=SEARCH_BUCKETS, registry=self.registry,
         )  # fmt: skip
 
+        self._stages = Histogram(
+            "facesearch_stage_seconds", "Time of each stage of an image's way, by stage.",
+            ("stage",), buckets=SEARCH_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).inc()
         self._latency.labels(method, route).observe(seconds)
 
     def search(self, engine: str, seconds: float) -> None:
+        self.stage("search", seconds)
         self._search.labels(engine).observe(seconds)
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        self._stages.labels(stage).observe(seconds)
 
     def watch_inference(self, pool: InferencePool) -> None:
         self._gauge("facesearch_inference_running", "Images worked on.", lambda: pool.running)

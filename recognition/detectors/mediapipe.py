@@ -97,6 +97,10 @@ class BlazeFace:
         self._anchors = anchors(network)
         self.size = network.size
 
+    def run(self, tensor: Array) -> list[Array]:
+        """The network's answers to (n, size, size, 3) values -1..1: boxes and logits, not decoded."""
+        return self._session(tensor)
+
     def look(self, image: Rgb, square: Square, min_score: float) -> Found:
         """Faces in that part of the image, before suppression."""
         return self.read(view(image, square, self.size), min_score)
@@ -104,8 +108,7 @@ class BlazeFace:
     def read(self, seen: tuple[Rgb, Array, Array], min_score: float) -> Found:
         """Faces on a canvas of the network's size, of which `view` tells scale and offset, before suppression."""
         canvas, scale, offset = seen
-        tensor = canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1)
-        raw, logits = self._session(tensor)
+        raw, logits = self.run(canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1))
         scores = sigmoid(logits[0, :, 0])
         good = np.flatnonzero(scores > min_score)
         boxes, points = decode(raw[0, good], self._anchors[good])

@@ -18,7 +18,7 @@ from service.errors import ClientGone, Overloaded
 from service.inference import InferencePool, while_connected
 from service.middleware import BodyBounds, BodyLimits
 from service.problems import response_for
-from tests.service.conftest import Server, Start, problem
+from tests.service.conftest import Server, Start, find, problem
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +238,16 @@ def test_a_client_that_is_gone_stops_the_wait() -> None:
         assert await while_connected(Gone(), asyncio.sleep(0, "done")) == "done"
 
     asyncio.run(scenario())
+
+
+def test_stages_are_measured(client: httpx.Client, photos: dict[str, bytes]) -> None:
+    assert client.post("/represent", files={"img": photos["obama"]}).status_code == 200
+    find(client, "default", photos["obama"])
+    lines = client.get("/metrics").text.splitlines()
+    for stage in ("read", "decode", "detect", "align", "embed"):
+        (count,) = (
+            line
+            for line in lines
+            if line.startswith(f'facesearch_stage_seconds_count{{stage="{stage}"}}')
+        )
+        assert float(count.split()[1]) >= 1

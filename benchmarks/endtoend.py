@@ -1,0 +1,355 @@
+"""From pixels to answer: HTTP services side by side, indexing, cold start, and the bare networks as the limit.
+
+    python -m benchmarks.endtoend [--seconds 10] [--tree FOLDER] [--detectors mediapipe,opencv] [--page PAGE]
+
+The photographs are the sample people, 480 pixels high; FOLDER is a tree of people for the rates of indexing (the sample
+people many times over, each time another file, if it is left out). DeepFace runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import deepface_api
+from benchmarks.deepface_env import VERSION, environment_of, install, interpreter
+from benchmarks.machine import ROOT, memory, say, this_machine
+from benchmarks.serving import running
+from indexer.embedded import EmbeddedPostgres
+from indexer.settings import Settings
+from indexer.weights import weights_cache
+from recognition.detectors import mediapipe
+from recognition.images import ImageLimits, decode
+from recognition.pipeline import Recognizer
+from recognition.runtime import Runtime
+from recognition.samples import SAMPLES
+from recognition.spec import Resources
+from recognition.weights import WeightsCache
+from service.settings import ServiceSettings, environment
+
+CLIENTS = (1, 8, 32)
+SIDE = 480
+COPIES = 16
+HEADING = """## End to end
+
+`python -m benchmarks.endtoend`. Photographs of the sample people, 480 pixels high, as base64 in JSON; model Dlib; the
+clients run on the same cores. DeepFace's service is gunicorn with one worker, as its image starts it. MiB: what the
+process grew by meanwhile (of DeepFace's first process)."""
+MARKS = ("<!-- end to end: begin -->", "<!-- end to end: end -->")
+START_S = 600.0
+DETECTORS_OF_BOTH = ("opencv", "mediapipe")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`p50` and `p99` in ms; `grown`: MiB by which the process grew meanwhile."""
+
+    service: str
+    what: str
+    clients: int
+    rate: float
+    p50: float
+    p99: float
+    grown: float
+
+    def row(self) -> str:
+        return (
+            f"| {self.what} | {self.service} | {self.clients} | {self.rate:.1f} |"
+            f" {self.p50:.0f} | {self.p99:.0f} | {self.grown:.0f} |"
+        )
+
+
+def photographs(weights: WeightsCache) -> list[bytes]:
+    """JPEG, 480 pixels high at most."""
+    made = []
+    for path in weights.ensure([sample.weights for sample in SAMPLES]):
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+        small.thumbnail((SIDE, SIDE))
+        out = BytesIO()
+        small.save(out, "JPEG", quality=92)
+        made.append(out.getvalue())
+    return made
+
+
+def bodies(folder: Path, photos: Sequence[bytes], what: str, detector: str) -> Path:
+    """Requests that both services understand, a line each; `find` is ours only."""
+    coded = [f"data:image/jpeg;base64,{base64.b64encode(photo).decode()}" for photo in photos]
+    common = {"model_name": "Dlib", "detector_backend": detector}
+    if what == "verify":
+        pairs = zip(coded, [*coded[1:], coded[0]], strict=True)
+        asked = [{"img1": a, "img2": b, **common} for a, b in pairs]
+    elif what == "find":
+        asked = [{"img": a, "detector_backend": detector} for a in coded]
+    else:
+        asked = [{"img": a, **common} for a in coded]
+    path = folder / f"{what}-{detector}.jsonl"
+    path.write_text("\n".join(map(json.dumps, asked)))
+    return path
+
+
+def call(url: str, path: Path, clients: int, seconds: float) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.callers", url, str(path), str(clients)]
+    ran = subprocess.run(
+        [*command, str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return sorted(json.loads(ran.stdout))
+
+
+def load(
+    service: tuple[str, str, int], path: Path, what: str, seconds: float
+) -> Iterator[Measured]:
+    """`service`: name, address, process."""
+    name, url, process = service
+    for clients in CLIENTS:
+        before = memory(process).own
+        started = time.perf_counter()
+        told = call(f"{url}/{what}", path, clients, seconds)
+        elapsed = time.perf_counter() - started
+        rate = len(told) / min(elapsed, max(seconds, sum(told) / clients))
+        p50, p99 = (1000 * told[int(share * (len(told) - 1))] for share in (0.5, 0.99))
+        grown = memory(process).own - before
+        found = Measured(name, what, clients, rate, p50, p99, grown)
+        say(found.row())
+        yield found
+
+
+@contextmanager
+def deepface(scratch: Path, weights: WeightsCache) -> Iterator[tuple[str, str, int, float]]:
+    """Its service: name, address, process, and the seconds until it first answered `represent`."""
+    install(scratch, weights, ("mediapipe",))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    began = time.perf_counter()
+    with (scratch / "deepface.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(interpreter(scratch)), deepface_api.__file__, "serve", str(port)],
+            env=environment_of(scratch), stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(port, process)
+        yield f"DeepFace {VERSION}", url, process.pid, time.perf_counter() - began
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError("DeepFace's service does not start")
+
+
+def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float) -> float:
+    """Images a second of the decoder and the networks alone, on every core: what nothing can be faster than."""
+    recognizer = Recognizer(Resources(weights, Runtime(1)))
+    embedder = recognizer.embedder("Dlib")
+    wide, close = (
+        mediapipe.load(recognizer.resources, n) for n in (mediapipe.BACK, mediapipe.SHORT)
+    )
+    limits = ImageLimits()
+    counts: list[int] = []
+
+    def work() -> None:
+        views = [np.zeros((1, n.size, n.size, 3), np.float32) for n in (wide, close)]
+        chip = np.zeros((150, 150, 3), np.uint8)
+        until, done = time.perf_counter() + seconds, 0
+        while time.perf_counter() < until:
+            decode(photos[done % len(photos)], limits)
+            wide.run(views[0])
+            close.run(views[1])
+            embedder.embed([chip, chip], "native", "base")
+            done += 1
+        counts.append(done)
+
+    threads = [threading.Thread(target=work) for _ in range(Settings().threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+def tree(folder: Path, photos: Sequence[bytes]) -> Path:
+    """The sample people, each photograph as many different files."""
+    for number, photo in enumerate(photos):
+        place = folder / "tree" / f"person {number}"
+        place.mkdir(parents=True)
+        for copy in range(COPIES):
+            (place / f"{copy}.jpg").write_bytes(photo + bytes([copy]))
+    return folder / "tree"
+
+
+def index(home: Path, people: Path, detector: str) -> tuple[float, float]:
+    """Seconds of `facesearch index`, start included: of a new tree, and of the same again."""
+    command = [sys.executable, "-m", "indexer.cli", "index", str(people), "--gallery", detector]
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        subprocess.run(
+            [*command, "--detector", detector, "--json"],
+            env=environment(ServiceSettings(home=home)), cwd=ROOT, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        taken.append(time.perf_counter() - began)
+    return taken[0], taken[1]
+
+
+def index_deepface(scratch: Path, people: Path, detector: str) -> float:
+    """Seconds, without its start."""
+    flat = scratch / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(people.rglob("*.jpg"))):
+        (flat / f"{number}.jpg").write_bytes(path.read_bytes())
+    ran = subprocess.run(
+        [str(interpreter(scratch)), deepface_api.__file__, "index", str(flat), detector],
+        env=environment_of(scratch), stdout=subprocess.PIPE, check=True, text=True,
+    )  # fmt: skip
+    return float(json.loads(ran.stdout.splitlines()[-1])["seconds"])
+
+
+def page(rows: Sequence[str]) -> str:
+    head = f"{HEADING}\n\nMeasured on {this_machine()}.\n"
+    return "\n".join([head, *rows])
+
+
+def write(path: Path, text: str) -> None:
+    """Between the marks, or at the end of the page."""
+    old = path.read_text() if path.exists() else ""
+    begin, end = MARKS
+    block = f"{begin}\n{text}\n{end}"
+    if begin in old:
+        before, _, rest = old.partition(begin)
+        path.write_text(before + block + rest.partition(end)[2])
+    else:
+        path.write_text(f"{old.rstrip()}\n\n{block}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endtoend", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--tree", type=Path)
+    parser.add_argument("--detectors", default=",".join(DETECTORS_OF_BOTH))
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "benchmarks")
+    parser.add_argument("--skip", default="", help="deepface")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    given = parser.parse_args()
+    given.scratch.mkdir(parents=True, exist_ok=True)
+    weights = weights_cache(Settings(), addresses=True)
+    photos = photographs(weights)
+    detectors = given.detectors.split(",")
+    rows = [*_ours(given, weights, photos, detectors)]
+    if "deepface" not in given.skip:
+        rows += _theirs(given, weights, photos, detectors)
+    write(given.page, page(rows))
+
+
+HEAD = "| request | service | clients | requests/s | p50 ms | p99 ms | MiB |\n|---|---|---|---|---|---|---|"
+
+
+def _ours(
+    given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes], detectors: list[str]
+) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        (home / "weights").symlink_to(weights.folder)
+        people = given.tree or tree(home, photos)
+        files = sum(1 for _ in people.rglob("*.*"))
+        rows = [
+            f"### facesearch\n\nDecoder and bare networks of {detectors[0]} in a loop, all cores:"
+        ]
+        rows[-1] += f" {bare(weights, photos, given.seconds):.1f} images/s.\n"
+        for detector in detectors:
+            first, again = index(home, people, detector)
+            rows.append(
+                f"`index`, {detector}, {files} files: {first:.1f} s, {files / first:.1f} images/s, start included;"
+                f" the unchanged tree again {again:.1f} s.\n"
+            )
+        try:
+            with running(home) as service:
+                rows.append(f"Cold start until ready: {service.started:.1f} s.\n\n{HEAD}")
+                told = ("", f"http://127.0.0.1:{service.port}", service.process)
+                rows += _table(
+                    given, photos, detectors, told, "facesearch", ("represent", "verify")
+                )
+                rows += _table(given, photos, detectors[:1], told, "facesearch", ("find",))
+        finally:
+            EmbeddedPostgres(home).stop()
+    return rows
+
+
+def _theirs(
+    given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes], detectors: list[str]
+) -> list[str]:
+    with deepface(given.scratch, weights) as (name, url, process, started):
+        rows = [f"\n### {name}\n\nCold start until it answers: {started:.1f} s.\n\n{HEAD}"]
+        rows += _table(given, photos, detectors, ("", url, process), name, ("represent", "verify"))
+    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as folder:
+        people = tree(Path(folder), photos)
+        files = COPIES * len(photos)
+        for detector in detectors:
+            with _emptied(given.scratch / "flat"):
+                seconds = index_deepface(given.scratch, people, detector)
+            rows.append(
+                f"\nIndexing {files} files, {detector}: {seconds:.1f} s, {files / seconds:.2f} images/s."
+            )
+    return rows
+
+
+def _table(
+    given: argparse.Namespace,
+    photos: Sequence[bytes],
+    detectors: Sequence[str],
+    told: tuple[str, str, int],
+    name: str,
+    requests: Sequence[str],
+) -> list[str]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for detector in detectors:
+            for what in requests:
+                path = bodies(Path(folder), photos, what, detector)
+                service = (f"{name}, {detector}", *told[1:])
+                rows += [m.row() for m in load(service, path, what, given.seconds)]
+    return rows
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    def clear() -> None:
+        for path in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
+            path.unlink()
+        if folder.exists():
+            folder.rmdir()
+
+    clear()
+    yield
+    clear()
+
+
+if __name__ == "__main__":
+    main()
