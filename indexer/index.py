@@ -40,6 +40,7 @@ RETRY_STAMP = -1
 """Stored as the modification time of a file that could not be read, so that it is tried again."""
 
 T = TypeVar("T")
+U = TypeVar("U")
 Job = tuple[Path, TreeFile, Known | None, Sequence[Space]]
 Changes = dict[int, list[tuple[int, str]]]
 
@@ -56,9 +57,6 @@ class Item:
     """Why a known file could not be read this time; what is stored of it stays."""
     concerns: tuple[Concern, ...] = ()
     """What is doubtful about it, if the gallery minds."""
-
-
-Work = Callable[[Job], Item]
 
 
 @contextmanager
@@ -132,7 +130,7 @@ class Indexer:
                 build_ann_index(self._database, space, self._settings)
 
     def _move(self, diff: Diff, root: Path, run: Run) -> None:
-        for batch in _batches(diff.moves, ROWS_BATCH):
+        for batch in batches(diff.moves, ROWS_BATCH):
             with self._database.write() as connection:
                 gallery = galleries.hold(connection, self._gallery)
                 owners = identities.ensure(
@@ -174,7 +172,7 @@ class Indexer:
     ) -> None:
         with ThreadPoolExecutor(self._engine.at_once, "extract") as pool:
             jobs = ((root, file, known, targets) for file, known in work)
-            for items in _batches(_ahead(pool, jobs, self._extract), BATCH):
+            for items in batches(ahead(pool, jobs, self._extract), BATCH):
                 self._store(items, plan, root, targets, run)
                 run.step(len(items))
 
@@ -233,7 +231,7 @@ class Indexer:
 
     def _remove(self, diff: Diff, run: Run) -> None:
         run.phase("removing", len(diff.vanished))
-        for batch in _batches(diff.vanished, ROWS_BATCH):
+        for batch in batches(diff.vanished, ROWS_BATCH):
             with self._database.write() as connection:
                 galleries.hold(connection, self._gallery)
                 kept = [k.id for k in batch if k.uploaded]
@@ -376,7 +374,7 @@ def _row(file: TreeFile, root: Path, sha256: bytes, state: str, reason: str | No
     )
 
 
-def _ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], work: Work) -> Iterator[Item]:
+def ahead(pool: ThreadPoolExecutor, jobs: Iterable[T], work: Callable[[T], U]) -> Iterator[U]:
     """Results in order, with at most a few batches under way."""
     iterator = iter(jobs)
     waiting = deque(pool.submit(work, job) for job in islice(iterator, 2 * BATCH))
@@ -389,7 +387,7 @@ def _ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], work: Work) -> Iterato
             future.cancel()
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -7,14 +7,14 @@ embed, the gallery is switched in one transaction that keeps writers out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from indexer.engines import Engine, Local
 from indexer.enrol import Extracted, store_faces
 from indexer.errors import CannotReembed
-from indexer.index import BATCH, Changes, Indexer, exclusive
+from indexer.index import BATCH, Changes, Indexer, ahead, batches, exclusive
 from indexer.maintain import build_ann_index
 from indexer.progress import Run
 from indexer.settings import Settings
@@ -26,6 +26,7 @@ from indexer.store.spaces import Space
 from recognition.pipeline import Recipe, Recognizer
 
 UNAVAILABLE = "its original is not stored and its file is gone"
+PAGE = 500
 CHANGED = "its file changed since; index the folder again"
 
 
@@ -121,15 +122,26 @@ class Reindexer:
         with self._database.read() as connection:
             left = images.count_pending(connection, gallery_id, space.id)
         run.phase("embedding", left)
+
+        def work(source: Source) -> tuple[Source, Extracted | str]:
+            return source, self._extract(source, space, origin)
+
         with ThreadPoolExecutor(self._engine.at_once, "extract") as pool:
-            while True:
-                with self._database.read() as connection:
-                    sources = images.pending(connection, gallery_id, space.id, BATCH)
-                if not sources:
-                    return
-                results = list(pool.map(lambda s: self._extract(s, space, origin), sources))
-                self._store(gallery_id, space, list(zip(sources, results, strict=True)), run)
-                run.step(len(sources))
+            done = ahead(pool, self._sources(gallery_id, space), work)
+            for results in batches(done, BATCH):
+                self._store(gallery_id, space, results, run)
+                run.step(len(results))
+
+    def _sources(self, gallery_id: int, space: Space) -> Iterator[Source]:
+        """What is left, as it is wanted; what arrives meanwhile may be missed."""
+        after = 0
+        while True:
+            with self._database.read() as connection:
+                page = images.pending(connection, gallery_id, space.id, PAGE, after)
+            if not page:
+                return
+            yield from page
+            after = page[-1].image_id
 
     def _extract(self, source: Source, space: Space, origin: Space | None) -> Extracted | str:
         """The faces, or why the pixels cannot be had."""

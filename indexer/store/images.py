@@ -313,13 +313,17 @@ def remove_images(connection: WriteConnection, image_ids: Iterable[int]) -> None
 
 
 def pending(
-    connection: ReadConnection | WriteConnection, gallery_id: int, space_id: int, limit: int
+    connection: ReadConnection | WriteConnection,
+    gallery_id: int,
+    space_id: int,
+    limit: int,
+    after: int = 0,
 ) -> list[Source]:
-    """Images of the gallery that were not yet looked at in the space."""
+    """Images of the gallery that were not yet looked at in the space, by id, those after that one."""
     i = t.image.c
     rows = connection.execute(
         select(i.id, i.gallery_id, i.root, i.locator, i.sha256)
-        .where(*_pending(gallery_id, space_id))
+        .where(*_pending(gallery_id, space_id), i.id > after)
         .order_by(i.id)
         .limit(limit)
     )
