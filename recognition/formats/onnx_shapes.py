@@ -19,7 +19,9 @@ from recognition.weights import Weights
 _VERSION = 1
 """Part of the converted file's name."""
 
-REFUSALS = (DecodeError, ValueError, TypeError, IndexError, onnx.checker.ValidationError)
+REFUSALS = (
+    DecodeError, ValueError, TypeError, IndexError, MemoryError, OverflowError, onnx.checker.ValidationError,
+)  # fmt: skip
 """What ONNX raises at files that are none of its."""
 
 
