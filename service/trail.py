@@ -66,7 +66,10 @@ class Trail:
         try:
             while True:
                 await asyncio.sleep(EVERY_S)
-                await self._write()
+                try:
+                    await self._write()
+                except Exception:  # it must not be the last time
+                    log.exception("searches are not in the audit log yet")
         finally:
             await asyncio.shield(self._write())
 
