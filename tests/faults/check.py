@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,7 @@ def check(world: World) -> list[str]:
         found += partial_people(database, world)
         found += wrong_answers(database, world)
         found += stray_files(database, world)
+        found += unwritten_searches(database, world)
         verdict = verify(database)
         if verdict.broken is not None:
             found.append(f"the audit log is broken at {verdict.broken}")
@@ -146,6 +148,21 @@ def partial_people(database: Database, world: World) -> list[str]:
         for person in list(world.ledger.people)
     )
     return [wrong for wrong in told if wrong is not None]
+
+
+def unwritten_searches(database: Database, world: World) -> list[str]:
+    """Searches still reach the audit log."""
+    mark = f"check-{secrets.token_hex(8)}"
+    body = {"embedding": [1.0] * 128, "gallery": world.gallery}
+    with world.service.client() as client:
+        client.post("/find", json=body, headers={"X-Request-ID": mark})
+
+    def written() -> bool:
+        with database.read() as connection:
+            query = text("SELECT 1 FROM audit_log WHERE request_id = :mark")
+            return connection.scalar(query, {"mark": mark}) is not None
+
+    return [] if until(written, SETTLE_S) else ["searches do not reach the audit log any more"]
 
 
 def stray_files(database: Database, world: World) -> list[str]:

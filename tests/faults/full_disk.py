@@ -12,7 +12,7 @@ from tests.faults.folders import INDEX_S, finish, folder, indexer
 from tests.faults.load import under_load
 from tests.faults.world import ROOM, World
 
-MOST_LEFT = 24 * 2**20
+MOST_LEFT = 2 * 2**20
 """Bytes that may be left at first, so that it gets full at different points."""
 
 

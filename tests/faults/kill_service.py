@@ -17,7 +17,7 @@ def act(world: World, dose: Dose) -> Counter[str]:
         time.sleep(dose.chance.uniform(0, 0.5))
         world.service.start()
         world.service.until_ready()
-        time.sleep(dose.chance.uniform(0, 1))
+        time.sleep(dose.chance.uniform(0.5, 1.5))
     return Counter({"services killed": 1})
 
 

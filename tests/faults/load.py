@@ -1,4 +1,4 @@
-"""Clients that enrol and erase people, whatever happens, and remember what they were told."""
+"""Clients that enrol, find and erase people, whatever happens, and remember what they were told."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Client(threading.Thread):
                 time.sleep(self._chance.uniform(0, 0.05))
 
     def _act(self, client: httpx.Client) -> None:
-        if len(self._own) > OLD and self._chance.random() < 0.5:
+        if self._chance.random() < 0.2:
+            self._search(client)
+        elif len(self._own) > OLD and self._chance.random() < 0.5:
             self._erase(client, self._own.pop(0))
         else:
             files = [
@@ -62,6 +64,12 @@ class Client(threading.Thread):
             )
             if enrol(self._world, client, person, files):
                 self._own.append(person)
+
+    def _search(self, client: httpx.Client) -> None:
+        photo = {"img": self._world.photos.take(self._chance)}
+        answer = client.post("/find", files=photo, data={"gallery": self._world.gallery})
+        if said(self._world, answer, httpx.codes.OK):
+            self._world.ledger.count("searched")
 
     def _erase(self, client: httpx.Client, person: Person) -> None:
         person.state = "either"
@@ -98,8 +106,10 @@ def said(world: World, answer: httpx.Response, wanted: int) -> bool:
 def under_load(world: World, chance: random.Random, clients: int = CLIENTS) -> Iterator[None]:
     """Clients at work for as long as the block lasts."""
     mark = f"{chance.getrandbits(40):010x}"
+    seeds = [chance.getrandbits(64) for _ in range(clients)]
     threads = [
-        Client(world, f"{mark}-{n}", random.Random(chance.getrandbits(64))) for n in range(clients)
+        Client(world, f"{mark}-{n}", random.Random(seed))  # noqa: S311 - nothing secret
+        for n, seed in enumerate(seeds)
     ]
     for thread in threads:
         thread.start()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -88,7 +89,8 @@ class Service:
         """What was logged as an error since this was last asked: nothing that is foreseen is one."""
         text = self.log()
         lines, self._told = text[self._told :].splitlines(), len(text)
-        return [_short(line) for line in lines if _is_error(line)]
+        found = Counter(_short(line) for line in lines if _is_error(line))
+        return [f"{count} x {line}" for line, count in found.items()]
 
 
 def _is_error(line: str) -> bool:
