@@ -59,7 +59,11 @@ class Trail:
         for ids in people:
             told.append(ids[:left])
             left -= len(told[-1])
-        self._waiting.append(actor(request).entry(action, gallery, results=told))
+        self.take(actor(request).entry(action, gallery, results=told))
+
+    def take(self, entry: Entry) -> None:
+        """To be written soon."""
+        self._waiting.append(entry)
 
     async def run(self) -> None:
         """For as long as the service runs; writes the rest when it is cancelled."""

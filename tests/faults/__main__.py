@@ -10,10 +10,11 @@ import sys
 import time
 from collections import Counter
 
+from indexer.settings import Settings
 from tests.faults.catalogue import FAULTS
 from tests.faults.check import check
-from tests.faults.fault import Dose
-from tests.faults.world import built
+from tests.faults.fault import Dose, Fault
+from tests.faults.world import World, built
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     chance = random.Random(given.seed)  # noqa: S311 - nothing secret
     done: Counter[str] = Counter()
     bad = 0
-    with built() as world:
+    with built(Settings().weights_folder) as world:
         for number in range(given.rounds):
             for name in names:
                 why = FAULTS[name].missing(world)
@@ -32,8 +33,7 @@ def main() -> int:
                     print(f"{number} {name}: left out, {why}", flush=True)
                     continue
                 began = time.monotonic()
-                counts = FAULTS[name].act(world, Dose(chance, long=not given.short))
-                wrong = check(world)
+                counts, wrong = _committed(world, FAULTS[name], Dose(chance, long=not given.short))
                 done[name] += 1
                 bad += len(wrong)
                 told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
@@ -43,6 +43,15 @@ def main() -> int:
     print("\n".join(f"{what:28} {count:>7,}" for what, count in sorted(done.items())))
     print(f"{'violations':28} {bad:>7,}")
     return 1 if bad else 0
+
+
+def _committed(world: World, fault: Fault, dose: Dose) -> tuple[Counter[str], list[str]]:
+    """What it did, and what is wrong after it."""
+    try:
+        counts = fault.act(world, dose)
+    except Exception as error:
+        return Counter(), [f"it could not be committed: {error!r}", *check(world)]
+    return counts, check(world)
 
 
 def _arguments() -> argparse.Namespace:

@@ -44,9 +44,10 @@ class Proxy:
             self.mend()
             yield
         finally:
-            self.cut()
+            self._do(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
+            self._loop.close()
 
     def _do(self, what: object) -> None:
         asyncio.run_coroutine_threadsafe(what, self._loop).result(30)  # type: ignore[arg-type]
@@ -59,6 +60,13 @@ class Proxy:
             self._server.close()
         for writer in list(self._open):
             writer.transport.abort()
+
+    async def _end(self) -> None:
+        await self._close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

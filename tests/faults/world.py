@@ -90,9 +90,8 @@ def portraits(weights: WeightsCache) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def built() -> Iterator[World]:
-    """With this machine's weights; everything is ended and removed at the end."""
-    weights = Settings().weights_folder
+def built(weights: Path) -> Iterator[World]:
+    """With the weights of that folder; everything is ended and removed at the end."""
     base = Path(tempfile.mkdtemp(prefix="facesearch-faults-"))
     base.chmod(0o755)
     home = base / "home"
