@@ -14,7 +14,7 @@ from tests.faults.service import environment
 from tests.faults.world import World
 from tests.service.conftest import REPOSITORY
 
-PEOPLE, EACH = 24, 2
+PEOPLE, EACH = 18, 2
 """More than one batch of the indexer."""
 INDEX_S = 300.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 
@@ -10,8 +9,9 @@ from tests.faults import mounts
 from tests.faults.fault import Dose, Fault
 from tests.faults.folders import INDEX_S, finish, folder, indexer
 from tests.faults.load import under_load
-from tests.faults.world import ROOM, World
+from tests.faults.world import ROOM, World, until
 
+LATEST_S = 30.0
 MOST_LEFT = 2 * 2**20
 """Bytes that may be left at first, so that it gets full at different points."""
 
@@ -25,8 +25,11 @@ def act(world: World, dose: Dose) -> Counter[str]:
         left = dose.chance.choice([0, dose.chance.randint(0, MOST_LEFT)])
         mounts.resize(world.home, mounts.used(world.home) + left)
         try:
-            time.sleep(dose.seconds(6, 20))
-            counts["disks full"] += mounts.used(world.home) + 2**20 > _size(world)
+            before = _refused(world)
+            until(lambda: _refused(world) > before, LATEST_S)
+            time.sleep(dose.seconds(3, 20))
+            counts["disks full"] += 1
+            counts["refused"] += _refused(world) - before
         finally:
             mounts.resize(world.home, ROOM)
         counts[f"indexer ended with {process.wait(INDEX_S)}"] += 1
@@ -35,9 +38,9 @@ def act(world: World, dose: Dose) -> Counter[str]:
     return counts
 
 
-def _size(world: World) -> int:
-    found = os.statvfs(world.home)
-    return found.f_blocks * found.f_frsize
+def _refused(world: World) -> int:
+    """What was answered by a 503 so far."""
+    return world.ledger.counts["answered 503"]
 
 
 def missing(world: World) -> str:

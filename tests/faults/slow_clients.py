@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 
+from service.protocol import Impatient
 from tests.faults.fault import Dose, Fault
 from tests.faults.load import enrol
 from tests.faults.uploads import connection, upload
@@ -27,8 +28,8 @@ def act(world: World, dose: Dose) -> Counter[str]:
     many = EACH * (3 if dose.long else 1)
     with ExitStack() as stack:
         dribbling = [stack.enter_context(_begun(world, dose, n)) for n in range(many)]
-        for _ in range(many):
-            opened = stack.enter_context(connection(world.service))
+        unfinished = [stack.enter_context(connection(world.service)) for _ in range(many)]
+        for opened in unfinished:
             opened.sendall(b"POST /find HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         for _ in range(many):
             stack.enter_context(_never_reading(world))
@@ -37,6 +38,9 @@ def act(world: World, dose: Dose) -> Counter[str]:
             limit = float(SERVICE["body_timeout"]) + GRACE_S
             if not until(lambda: all(_ended(each) for each in dribbling), limit):
                 world.ledger.violation("bodies may be sent for ever")
+            limit = Impatient.headers_s + GRACE_S
+            if dose.long and not until(lambda: all(_ended(each) for each in unfinished), limit):
+                world.ledger.violation("headers may be sent for ever")
         counts["slow clients at once"] = 3 * many
     return counts
 
