@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=settings.workers,
         access_log=False,
         server_header=False,
+        http="service.protocol:Impatient",
         timeout_graceful_shutdown=STOP_S,
     )
     return 0

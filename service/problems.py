@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from indexer import errors as data
@@ -94,6 +94,7 @@ TABLE: Mapping[type[Exception], Problem] = MappingProxyType(
         edge.TooManyRequests: Problem(429, "too-many-requests", "Too many requests"),
         edge.NotReady: Problem(503, "not-ready", "The service is not ready"),
         edge.ServiceError: Problem(500, "service-failed", "The request failed"),
+        ClientDisconnect: Problem(CLIENT_CLOSED, "client-gone", "The client went away"),
         PoolTimeout: Problem(503, "overloaded", "The server is overloaded", 1),
     }
 )
@@ -181,7 +182,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 def install(app: FastAPI) -> None:
     """Let every error that a route raises become a problem document."""
-    for base in (vision.RecognitionError, data.IndexerError, edge.ServiceError, PoolTimeout):
+    ours = (vision.RecognitionError, data.IndexerError, edge.ServiceError)
+    for base in (*ours, ClientDisconnect, PoolTimeout):
         app.add_exception_handler(base, _handle)
     app.add_exception_handler(RequestValidationError, _handle_validation)
     app.add_exception_handler(HTTPException, _handle_http)

@@ -59,14 +59,21 @@ class Trail:
         for ids in people:
             told.append(ids[:left])
             left -= len(told[-1])
-        self._waiting.append(actor(request).entry(action, gallery, results=told))
+        self.take(actor(request).entry(action, gallery, results=told))
+
+    def take(self, entry: Entry) -> None:
+        """To be written soon."""
+        self._waiting.append(entry)
 
     async def run(self) -> None:
         """For as long as the service runs; writes the rest when it is cancelled."""
         try:
             while True:
                 await asyncio.sleep(EVERY_S)
-                await self._write()
+                try:
+                    await self._write()
+                except Exception:  # it must not be the last time
+                    log.exception("searches are not in the audit log yet")
         finally:
             await asyncio.shield(self._write())
 

@@ -99,7 +99,7 @@ class Builder:
     def forget(self, space_id: int) -> None:
         """Remove the snapshots of a space that has none any more: they hold people's faces."""
         if self._snapshots is not None:
-            self._snapshots.prune(space_id, None)
+            self._snapshots.forget(space_id)
 
     def clean(self, space_id: int, version: int) -> bool:
         """Whether no snapshot is from before that version."""
@@ -119,6 +119,7 @@ class Builder:
         if mapped and self._snapshots is not None:
             try:
                 with self._turn(self._snapshots, space_id):
+                    self._snapshots.sweep(space_id)
                     return self._from_disk(self._snapshots, space_id) or self._draft(
                         self._snapshots, space_id, lambda place: self._fill(space_id, place)
                     )

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,13 @@ class Snapshots:
 
     def draft(self, space_id: int, faces: int, dimension: int) -> Draft:
         """For the holder of the lock. Raises OSError."""
+        self.sweep(space_id)
+        return Draft(self._of(space_id) / f"draft-{secrets.token_hex(8)}", faces, dimension)
+
+    def sweep(self, space_id: int) -> None:
+        """For the holder of the lock: remove what writers left that were killed."""
         for left in self._of(space_id).glob("draft-*"):
             shutil.rmtree(left, ignore_errors=True)
-        return Draft(self._of(space_id) / f"draft-{secrets.token_hex(8)}", faces, dimension)
 
     def newest(self, space_id: int) -> Base | None:
         """The newest base that is whole, mapped."""
@@ -113,6 +118,14 @@ class Snapshots:
             return -1
         found = self._versions(space_id)
         return int(found[-1].name.partition("-")[0]) if found else None
+
+    def forget(self, space_id: int) -> None:
+        """Remove everything of the space, but for what another process is writing at the moment."""
+        if not self._of(space_id).is_dir():
+            return
+        self.prune(space_id, None)
+        with suppress(OSError), self.lock(space_id):
+            self.sweep(space_id)
 
     def prune(self, space_id: int, keep: Path | None) -> None:
         """Remove all but the base in that folder. Who has one of them mapped keeps it."""

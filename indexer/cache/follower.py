@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from indexer.cache.base import Base, Mark
 from indexer.cache.build import Builder, Options, OverBudget, Plan, Stopped
@@ -177,7 +178,7 @@ class SearchCache:
                 while not self._stopping.is_set():
                     self._sync()
                     listener.wait(BUSY_POLL_S if self._busy() else POLL_S)
-            except IndexerError as error:
+            except (IndexerError, PoolTimeout) as error:
                 log.warning("search cache waits for the database: %s", error)
             except Exception:
                 log.exception("search cache starts over")
@@ -194,6 +195,7 @@ class SearchCache:
         if epoch != self._epoch:
             self._forget()
             self._epoch = epoch
+            self._builder.forget_others(set(self._heads))  # whatever a process before us left
         for space_id in self._spaces.keys() - self._heads.keys():
             self._show(self._spaces.pop(space_id), None)
             self._builder.forget_others(set(self._heads))

@@ -16,7 +16,8 @@ from indexer.store.engine import ReadConnection, WriteConnection
 
 Kind = Literal["gallery", "identity", "image"]
 LIVE_S = 15
-"""A process that has not been seen for so many seconds is not live."""
+"""A process that has not been seen for so many seconds is not live; nor is one that was seen in the future,
+before the clock was put back: who lives is seen again at once."""
 KEEP_DAYS = 90
 """How long receipts are kept, and processes that ended without a word."""
 
@@ -55,7 +56,8 @@ _GET = text(
 _ACKS = text(
     "SELECT p.id, p.host, p.pid, a.answered_at, a.clean_at FROM cache_process p"
     " LEFT JOIN erasure_ack a ON a.process_id = p.id AND a.erasure_id = :id"
-    " WHERE p.seen_at > now() - make_interval(secs => :live) ORDER BY p.started_at, p.id"
+    " WHERE p.seen_at > now() - make_interval(secs => :live)"
+    " AND p.seen_at < now() + make_interval(secs => :live) ORDER BY p.started_at, p.id"
 )
 _PENDING = text(
     "SELECT e.id, e.at, e.kind, e.gallery, e.subject_id, e.version, e.versions FROM erasure e"
@@ -65,7 +67,7 @@ _PENDING = text(
 _ACK = text(
     "INSERT INTO erasure_ack (erasure_id, process_id, clean_at)"
     " SELECT e.id, :process, CASE WHEN :clean THEN now() END"
-    " FROM erasure e WHERE e.id = ANY(CAST(:ids AS uuid[]))"
+    " FROM erasure e JOIN cache_process p ON p.id = :process WHERE e.id = ANY(CAST(:ids AS uuid[]))"
     " ON CONFLICT (erasure_id, process_id) DO UPDATE"
     " SET clean_at = coalesce(erasure_ack.clean_at, excluded.clean_at)"
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, Select, func, insert, select, text, update
+from sqlalchemy import Row, Select, case, func, insert, not_, select, text, update
 
 from indexer.errors import NotFound
 from indexer.store import tables as t
@@ -15,6 +15,7 @@ from indexer.store.engine import ReadConnection, WriteConnection
 
 STALE_AFTER = text("interval '60 seconds'")
 MAX_ATTEMPTS = 3
+DIED = "its process died"
 FINISHED = ("done", "failed", "cancelled")
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -103,16 +104,26 @@ def reap(connection: WriteConnection) -> None:
     A command's own run is failed at once: running the command again carries on.
     """
     c = t.job.c
-    silent = (c.state == "running") & (c.heartbeat_at < func.now() - STALE_AFTER)
+    # A heartbeat in the future is one from before the clock was put back.
+    apart = not_(c.heartbeat_at.between(func.now() - STALE_AFTER, func.now() + STALE_AFTER))
+    silent = (c.state == "running") & apart
     lost = silent & ((c.kind == "command") | (c.attempts >= MAX_ATTEMPTS))
-    failed = {"state": "failed", "error": "its process died", "finished_at": func.now()}
+    failed = {"state": "failed", "error": DIED, "finished_at": func.now()}
     connection.execute(update(t.job).where(lost).values(failed))
     connection.execute(update(t.job).where(silent).values(state="queued"))
 
 
 def report(connection: WriteConnection, job_id: uuid.UUID, progress: Progress) -> bool:
-    """Store the progress; returns whether the job was asked to stop."""
+    """Store the progress; returns whether the job was asked to stop.
+
+    One that was given up because it was silent, or because the clock jumped, is running after all.
+    """
+    c = t.job.c
+    given_up = (c.state == "queued") | ((c.state == "failed") & (c.error == DIED))
     values = {
+        "state": case((given_up, "running"), else_=c.state),
+        "error": case((given_up, None), else_=c.error),
+        "finished_at": case((given_up, None), else_=c.finished_at),
         "phase": progress.phase,
         "done": progress.done,
         "total": progress.total,

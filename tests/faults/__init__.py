@@ -1,0 +1,1 @@
+"""Faults: processes killed, disks full, databases away, clients that misbehave; what must hold after each."""
