@@ -107,10 +107,7 @@ def under_load(world: World, chance: random.Random, clients: int = CLIENTS) -> I
     """Clients at work for as long as the block lasts."""
     mark = f"{chance.getrandbits(40):010x}"
     seeds = [chance.getrandbits(64) for _ in range(clients)]
-    threads = [
-        Client(world, f"{mark}-{n}", random.Random(seed))  # noqa: S311 - nothing secret
-        for n, seed in enumerate(seeds)
-    ]
+    threads = [Client(world, f"{mark}-{n}", random.Random(seed)) for n, seed in enumerate(seeds)]
     for thread in threads:
         thread.start()
     try:

@@ -28,7 +28,7 @@ def test_nothing_is_left_behind_by(world: World, name: str) -> None:
     why = fault.missing(world)
     if why:
         pytest.skip(why)
-    done = fault.act(world, Dose(random.Random(f"{SEED} {name}")))  # noqa: S311 - nothing secret
+    done = fault.act(world, Dose(random.Random(f"{SEED} {name}")))
     assert check(world) == []
     assert done.total() > 0
 
