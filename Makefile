@@ -6,7 +6,7 @@ GALLERY ?= default
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: setup dev run test check audit bench proof soak lint fmt types contracts lock clean
+.PHONY: setup dev run test check audit bench proof soak faults lint fmt types contracts lock clean
 
 setup: $(VENV)/.installed
 
@@ -54,6 +54,10 @@ fmt: dev
 # Servers, writers and trouble for an hour, or SECONDS: no update may be lost.
 soak: dev
 	$(BIN)/python -m tests.freshness --seconds $(or $(SECONDS),3600)
+
+# Kill, fill, cut and truncate, ROUNDS times each, and look what is left. As root also with disks that are full or read-only.
+faults: dev
+	$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
 
 bench: dev
 	$(BIN)/python -m benchmarks
