@@ -21,7 +21,9 @@ def act(world: World, dose: Dose) -> Counter[str]:
         process = indexer(world, tree)
         if attempt == 0:  # at least once in the middle of the work, and not before it
             until(lambda: begun(world, tree) or process.poll() is not None, START_S)  # noqa: B023
-        time.sleep(dose.chance.uniform(0, LATEST_S))
+            time.sleep(dose.chance.uniform(0, LATEST_S / 3))
+        else:
+            time.sleep(dose.chance.uniform(0, LATEST_S))
         counts["indexers killed" if process.poll() is None else "indexers too quick"] += 1
         process.kill()
         process.wait()
