@@ -6,7 +6,7 @@ GALLERY ?= default
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: setup dev run test check audit bench proof soak fuzz lint fmt types contracts lock clean
+.PHONY: setup dev run test check audit bench proof soak faults fuzz lint fmt types contracts lock clean
 
 setup: $(VENV)/.installed
 
@@ -59,6 +59,10 @@ soak: dev
 fuzz: dev
 	$(BIN)/python -m fuzzing requests --requests $(or $(REQUESTS),100000)
 	$(BIN)/python -m fuzzing readers --seconds $(or $(SECONDS),60)
+
+# Kill, fill, cut and truncate, ROUNDS times each, and look what is left. As root also with disks that are full or read-only.
+faults: dev
+	$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),1) $(if $(ONLY),--only $(ONLY))
 
 bench: dev
 	$(BIN)/python -m benchmarks

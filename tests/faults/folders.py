@@ -55,6 +55,13 @@ def finish(world: World, tree: Path) -> None:
         world.ledger.violation(f"{len(stored(world, tree))} of {len(files)} files are indexed")
 
 
+def begun(world: World, tree: Path) -> bool:
+    """Whether a run has come so far as to make the gallery."""
+    with world.database() as database, database.read() as connection:
+        query = text("SELECT 1 FROM gallery WHERE name = :gallery")
+        return connection.scalar(query, {"gallery": tree.name}) is not None
+
+
 def stored(world: World, tree: Path) -> list[str]:
     """The folder's files that are indexed and can be found."""
     with world.database() as database, database.read() as connection:

@@ -7,10 +7,10 @@ from collections import Counter
 
 from tests.faults.check import stray_rows
 from tests.faults.fault import Dose, Fault
-from tests.faults.folders import finish, folder, indexer, stored
+from tests.faults.folders import begun, finish, folder, indexer
 from tests.faults.world import World, until
 
-LATEST_S = 8.0
+LATEST_S = 4.0
 START_S = 60.0
 
 
@@ -19,10 +19,11 @@ def act(world: World, dose: Dose) -> Counter[str]:
     tree = folder(world, dose.chance)
     for attempt in range(3 if dose.long else 2):
         process = indexer(world, tree)
-        if attempt == 0:  # at least once in the middle of the work
-            until(lambda: bool(stored(world, tree)) or process.poll() is not None, START_S)  # noqa: B023
+        if attempt == 0:  # at least once in the middle of the work, and not before it
+            until(lambda: begun(world, tree) or process.poll() is not None, START_S)  # noqa: B023
+            time.sleep(dose.chance.uniform(0, LATEST_S / 3))
         else:
-            time.sleep(dose.chance.uniform(0.5, LATEST_S))
+            time.sleep(dose.chance.uniform(0, LATEST_S))
         counts["indexers killed" if process.poll() is None else "indexers too quick"] += 1
         process.kill()
         process.wait()
