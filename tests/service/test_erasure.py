@@ -21,10 +21,12 @@ from indexer.store import erasures, jobs
 from indexer.store.engine import Database
 from recognition.metrics import normalise
 from tests.service.conftest import Server, Start, problem, quoted
-from tests.world import World
+from tests.world import World, enrol
 
 WAIT_S = 60.0
 PROCESSES = 4
+PERSON = 50
+"""Of the world's people, one whom nobody has enrolled yet."""
 NAME = "Ford Prefectnameß"
 
 
@@ -45,7 +47,15 @@ def world(database: Database) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def servers(start: Start, world: World) -> Iterator[list[Server]]:
+def person(world: World, database: Database) -> str:
+    """Enrolled before the servers start, under a name that is in no other test's gallery."""
+    name = f"p{uuid.uuid4().hex}"
+    enrol(world, database, {name: world.vectors[PERSON]})
+    return name
+
+
+@pytest.fixture(scope="module")
+def servers(start: Start, person: str) -> Iterator[list[Server]]:
     """Four of them, which keep even small spaces on disk."""
     with ExitStack() as stack:
         yield [stack.enter_context(start(cache_snapshots="1")) for _ in range(PROCESSES)]
@@ -87,15 +97,15 @@ def files(home: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def test_a_person_is_gone_from_everywhere(
-    servers: list[Server], world: World, database: Database, home: Path
+    servers: list[Server], world: World, person: str, database: Database, home: Path
 ) -> None:
     base = f"/galleries/{quoted(world.name)}"
-    needle = world.vectors[7]
+    needle = world.vectors[PERSON]
     with database.write() as connection:
         job = jobs.create(connection, "command", world.name, {}, "running")
         told = (
-            {"path": "p7/secret.jpg", "reason": "x"},
-            {"path": "p7.jpg", "reason": "x"},
+            {"path": f"{person}/secret.jpg", "reason": "x"},
+            {"path": f"{person}.jpg", "reason": "x"},
             {"path": "p8/1.jpg", "reason": "x"},
         )
         jobs.report(connection, job, jobs.Progress("", 1, 1, {}, told))
@@ -111,10 +121,10 @@ def test_a_person_is_gone_from_everywhere(
                 break
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert found["results"][0]["matches"][0]["identity"] == "p7"
+        assert found["results"][0]["matches"][0]["identity"] == person
     assert any(unit in data for _, data in files(home))
     started = time.monotonic()
-    erased = clients[0].delete(f"{base}/identities/p7").json()
+    erased = clients[0].delete(f"{base}/identities/{person}").json()
     told_all = until(clients[1], erased["erasure_id"], "acknowledged")
     print(f"acknowledged by {PROCESSES} processes after {time.monotonic() - started:.3f} s")
     assert (told_all["kind"], told_all["version"]) == ("identity", erased["version"])
@@ -123,13 +133,13 @@ def test_a_person_is_gone_from_everywhere(
     for client in clients:
         found = client.post("/find", json={**probe, "threshold": 2, "k": 100}).json()
         assert found["engine"]["version"] >= erased["version"]
-        assert "p7" not in [m["identity"] for m in found["results"][0]["matches"]]
+        assert person not in [m["identity"] for m in found["results"][0]["matches"]]
     with database.read() as connection:
         left = jobs.get(connection, job)
     assert [error["path"] for error in left.errors] == ["p8/1.jpg"]
     hidden = str(float(needle[5]))[:9]
     for table, rows in tables(database):
-        assert '"p7"' not in rows, table
+        assert person not in rows, table
         assert hidden not in rows, table
     until(clients[2], erased["erasure_id"], "clean")
     assert not [path for path, data in files(home) if unit in data]
