@@ -31,6 +31,8 @@ PACKAGES = (
 )
 MTCNN = ("mtcnn==1.0.0", "tensorflow>=2.16")
 """What DeepFace's detector mtcnn needs besides."""
+SERVICE = ("flask", "flask-cors", "gunicorn")
+"""What its HTTP service needs besides."""
 LARGEST = 10_000
 SMALLEST = 1_000
 

@@ -1,6 +1,6 @@
 """From pixels to answer: HTTP services side by side, indexing, cold start, and the bare networks as the limit.
 
-    python -m benchmarks.endtoend [--seconds 10] [--tree FOLDER] [--detectors mediapipe,opencv] [--page PAGE]
+    python -m benchmarks.endtoend [--seconds 10] [--tree FOLDER] [--page PAGE]
 
 The photographs are the sample people, 480 pixels high; FOLDER is a tree of people for the rates of indexing (the sample
 people many times over, each time another file, if it is left out). DeepFace runs in an environment of its own.
@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import deepface_api
-from benchmarks.deepface_env import VERSION, environment_of, install, interpreter
+from benchmarks.deepface_env import SERVICE, VERSION, environment_of, install, interpreter
 from benchmarks.machine import ROOT, memory, say, this_machine
 from benchmarks.serving import running
 from indexer.embedded import EmbeddedPostgres
@@ -53,7 +53,21 @@ clients run on the same cores. DeepFace's service is gunicorn with one worker, a
 process grew by meanwhile (of DeepFace's first process)."""
 MARKS = ("<!-- end to end: begin -->", "<!-- end to end: end -->")
 START_S = 600.0
-OURS, THEIRS = ("mediapipe", "opencv"), ("opencv",)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a photograph is described with."""
+
+    model: str
+    detector: str
+
+    def __str__(self) -> str:
+        return f"{self.model} + {self.detector}"
+
+
+OURS = (Way("Dlib", "mediapipe"), Way("Dlib_int8", "mediapipe"), Way("Dlib", "opencv"))
+THEIRS = (Way("Dlib", "opencv"),)
 """DeepFace's mediapipe sees none of these portraits' faces: its border makes them too small for it."""
 
 
@@ -89,18 +103,18 @@ def photographs(weights: WeightsCache) -> list[bytes]:
     return made
 
 
-def bodies(folder: Path, photos: Sequence[bytes], what: str, detector: str) -> Path:
+def bodies(folder: Path, photos: Sequence[bytes], what: str, way: Way) -> Path:
     """Requests that both services understand, a line each; `find` is ours only."""
     coded = [f"data:image/jpeg;base64,{base64.b64encode(photo).decode()}" for photo in photos]
-    common = {"model_name": "Dlib", "detector_backend": detector}
+    common = {"model_name": way.model, "detector_backend": way.detector}
     if what == "verify":
         pairs = zip(coded, [*coded[1:], coded[0]], strict=True)
         asked = [{"img1": a, "img2": b, **common} for a, b in pairs]
     elif what == "find":
-        asked = [{"img": a, "detector_backend": detector} for a in coded]
+        asked = [{"img": a, "detector_backend": way.detector} for a in coded]
     else:
         asked = [{"img": a, **common} for a in coded]
-    path = folder / f"{what}-{detector}.jsonl"
+    path = folder / f"{what}.jsonl"
     path.write_text("\n".join(map(json.dumps, asked)))
     return path
 
@@ -134,7 +148,7 @@ def load(
 @contextmanager
 def deepface(scratch: Path, weights: WeightsCache) -> Iterator[tuple[str, str, int, float]]:
     """Its service: name, address, process, and the seconds until it first answered `represent`."""
-    install(scratch, weights)
+    install(scratch, weights, SERVICE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -164,10 +178,10 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("DeepFace's service does not start")
 
 
-def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float) -> float:
+def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: str) -> float:
     """Images a second of the decoder and the networks alone, on every core: what nothing can be faster than."""
     recognizer = Recognizer(Resources(weights, Runtime(1)))
-    embedder = recognizer.embedder("Dlib")
+    embedder = recognizer.embedder(model)
     wide, close = (
         mediapipe.load(recognizer.resources, n) for n in (mediapipe.BACK, mediapipe.SHORT)
     )
@@ -204,14 +218,15 @@ def tree(folder: Path, photos: Sequence[bytes]) -> Path:
     return folder / "tree"
 
 
-def index(home: Path, people: Path, detector: str) -> tuple[float, float]:
+def index(home: Path, people: Path, way: Way) -> tuple[float, float]:
     """Seconds of `facesearch index`, start included: of a new tree, and of the same again."""
-    command = [sys.executable, "-m", "indexer.cli", "index", str(people), "--gallery", detector]
+    command = [sys.executable, "-m", "indexer.cli", "index", str(people), "--gallery", str(way)]
+    command += ["--model", way.model, "--detector", way.detector, "--json"]
     taken = []
     for _ in range(2):
         began = time.perf_counter()
         subprocess.run(
-            [*command, "--detector", detector, "--json"],
+            command,
             env=environment(ServiceSettings(home=home)), cwd=ROOT, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -253,7 +268,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endtoend", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--tree", type=Path)
-    parser.add_argument("--detectors", default=",".join(OURS))
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "benchmarks")
     parser.add_argument("--skip", default="", help="deepface")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
@@ -261,65 +275,59 @@ def main() -> None:
     given.scratch.mkdir(parents=True, exist_ok=True)
     weights = weights_cache(Settings(), addresses=True)
     photos = photographs(weights)
-    detectors = given.detectors.split(",")
-    rows = [*_ours(given, weights, photos, detectors)]
+    rows = _ours(given, weights, photos)
     if "deepface" not in given.skip:
-        rows += _theirs(given, weights, photos, THEIRS)
+        rows += _theirs(given, weights, photos)
     write(given.page, page(rows))
 
 
+LIMIT = "Decoder, detector's networks and embedding in a loop, all cores,"
 HEAD = "| request | service | clients | requests/s | p50 ms | p99 ms | MiB |\n|---|---|---|---|---|---|---|"
 
 
-def _ours(
-    given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes], detectors: list[str]
-) -> list[str]:
+def _ours(given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes]) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as name:
         home = Path(name)
         home.chmod(0o755)
         (home / "weights").symlink_to(weights.folder)
         people = given.tree or tree(home, photos)
         files = sum(1 for _ in people.rglob("*.*"))
-        rows = [
-            f"### facesearch\n\nDecoder and bare networks of {detectors[0]} in a loop, all cores:"
-        ]
-        rows[-1] += f" {bare(weights, photos, given.seconds):.1f} images/s.\n"
-        for detector in detectors:
-            first, again = index(home, people, detector)
+        rows = ["### facesearch\n"]
+        for model in dict.fromkeys(way.model for way in OURS):
+            limit = bare(weights, photos, given.seconds, model)
+            rows.append(f"{LIMIT} {model}: {limit:.1f} images/s.\n")
+        for way in OURS:
+            first, again = index(home, people, way)
             rows.append(
-                f"`index`, {detector}, {files} files: {first:.1f} s, {files / first:.1f} images/s, start included;"
+                f"`index`, {way}, {files} files: {first:.1f} s, {files / first:.1f} images/s, start included;"
                 f" the unchanged tree again {again:.1f} s.\n"
             )
         try:
             with running(home) as service:
                 rows.append(f"Cold start until ready: {service.started:.1f} s.\n\n{HEAD}")
-                told = ("", f"http://127.0.0.1:{service.port}", service.process)
-                rows += _table(
-                    given, photos, detectors, told, "facesearch", ("represent", "verify")
-                )
-                rows += _table(given, photos, detectors[:1], told, "facesearch", ("find",))
+                told = ("facesearch", f"http://127.0.0.1:{service.port}", service.process)
+                for way in OURS:
+                    rows += _table(given, photos, way, told, ("represent", "verify"))
+                rows += _table(given, photos, OURS[0], told, ("find",))
         finally:
             EmbeddedPostgres(home).stop()
     return rows
 
 
-def _theirs(
-    given: argparse.Namespace,
-    weights: WeightsCache,
-    photos: Sequence[bytes],
-    detectors: Sequence[str],
-) -> list[str]:
+def _theirs(given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes]) -> list[str]:
     with deepface(given.scratch, weights) as (name, url, process, started):
         rows = [f"\n### {name}\n\nCold start until it answers: {started:.1f} s.\n\n{HEAD}"]
-        rows += _table(given, photos, detectors, ("", url, process), name, ("represent", "verify"))
+        for way in THEIRS:
+            told = (name, url, process)
+            rows += _table(given, photos, way, told, ("represent", "verify"))
     with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as folder:
         people = tree(Path(folder), photos)
         files = COPIES * len(photos)
-        for detector in detectors:
+        for way in THEIRS:
             with _emptied(given.scratch / "flat"):
-                seconds = index_deepface(given.scratch, people, detector)
+                seconds = index_deepface(given.scratch, people, way.detector)
             rows.append(
-                f"\nIndexing {files} files, {detector}: {seconds:.1f} s, {files / seconds:.2f} images/s."
+                f"\nIndexing {files} files, {way}: {seconds:.1f} s, {files / seconds:.2f} images/s."
             )
     return rows
 
@@ -327,18 +335,17 @@ def _theirs(
 def _table(
     given: argparse.Namespace,
     photos: Sequence[bytes],
-    detectors: Sequence[str],
+    way: Way,
     told: tuple[str, str, int],
-    name: str,
     requests: Sequence[str],
 ) -> list[str]:
+    """`told`: the service's name, address and process."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for detector in detectors:
-            for what in requests:
-                path = bodies(Path(folder), photos, what, detector)
-                service = (f"{name}, {detector}", *told[1:])
-                rows += [m.row() for m in load(service, path, what, given.seconds)]
+        for what in requests:
+            path = bodies(Path(folder), photos, what, way)
+            service = (f"{told[0]}, {way}", *told[1:])
+            rows += [m.row() for m in load(service, path, what, given.seconds)]
     return rows
 
 

@@ -29,9 +29,9 @@ class ServiceSettings(Settings):
     port: int = Field(8000, ge=0, le=65535, description="port to bind")
     workers: int = Field(1, ge=1, description="server processes, each with its own search cache")
     concurrency: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=lambda: (os.cpu_count() or 1) + 1,
         ge=1,
-        description="images worked on at once, by each process",
+        description="images worked on at once, by each process; one more than cores, as decoding is waited for",
     )
     queue_limit: int = Field(32, ge=0, description="requests waiting for their turn; more get 503")
     queue_timeout: float = Field(
