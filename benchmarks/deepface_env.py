@@ -31,7 +31,7 @@ PACKAGES = (
 )
 MTCNN = ("mtcnn==1.0.0", "tensorflow>=2.16")
 """What DeepFace's detector mtcnn needs besides."""
-SERVICE = ("flask", "flask-cors", "gunicorn")
+SERVICE = (f"deepface[api]=={VERSION}",)
 """What its HTTP service needs besides."""
 LARGEST = 10_000
 SMALLEST = 1_000

@@ -44,7 +44,7 @@ class Local:
     def __init__(
         self, recognise: Recognizer, settings: Settings, threads: int | None = None
     ) -> None:
-        self.at_once = threads or settings.threads
+        self.at_once = threads or settings.images_at_once
         self._extractor = Extractor(recognise, settings)
 
     def extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:

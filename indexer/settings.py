@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def images_at_once(self) -> int:
+        """One more than cores: while one waits for its decoder, the others have something to do."""
+        return self.threads + 1
+
+    @property
     def weights_folder(self) -> Path:
         return self.home / "weights"
 

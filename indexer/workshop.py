@@ -38,7 +38,7 @@ def recognizer(
     """
     weights = weights_cache(settings, addresses=True, watch=watch)
     models = own_models.load(settings.models_folder)
-    pool = decoders(settings, settings.threads) if isolated else None
+    pool = decoders(settings, settings.images_at_once) if isolated else None
     resources = Resources(weights, Runtime(threads=1), decode if pool is None else pool.decode)
     return Recognizer(resources, models, settings.attribute_models, observe=observe)
 
