@@ -66,6 +66,7 @@ faults: dev
 
 bench: dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.endtoend
 
 # Compare what comes without weights with the reference, on seeded weights: some 20 minutes and 8 GB of packages.
 proof: dev

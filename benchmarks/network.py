@@ -59,17 +59,18 @@ def main() -> None:
     print("| network | threads | batch | ms a face | times faster | largest difference |")
     print("|---|---|---|---|---|---|")
     print(f"| dlib's own | 1 | 1 | {own:.1f} | 1.0 | - |")
-    for threads in (1, 2):
-        resources = Resources(weights=weights, runtime=Runtime(threads=threads))
-        embedder = Recognizer(resources).embedder(RECIPE.model)
-        difference = float(np.abs(embedder.embed(chips, "native", "base") - theirs).max())
-        for batch in (1, 32):
-            faces = (chips * batch)[:batch]
-            ours = milliseconds(lambda e=embedder, f=faces: e.embed(f, "native", "base"), batch)  # type: ignore[misc]
-            print(
-                f"| ONNX Runtime | {threads} | {batch} | {ours:.2f} | {own / ours:.1f} "
-                f"| {difference:.1e} |"
-            )
+    for model in ("Dlib", "Dlib_int8"):
+        for threads in (1, 2):
+            resources = Resources(weights=weights, runtime=Runtime(threads=threads))
+            embedder = Recognizer(resources).embedder(model)
+            difference = float(np.abs(embedder.embed(chips, "native", "base") - theirs).max())
+            for batch in (1, 32):
+                faces = (chips * batch)[:batch]
+                ours = milliseconds(lambda e=embedder, f=faces: e.embed(f, "native", "base"), batch)  # type: ignore[misc]
+                print(
+                    f"| {model}, ONNX Runtime | {threads} | {batch} | {ours:.2f} | {own / ours:.1f} "
+                    f"| {difference:.1e} |"
+                )
 
 
 if __name__ == "__main__":

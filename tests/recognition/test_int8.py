@@ -13,14 +13,20 @@ from recognition import registry
 from recognition.formats import dlib_dat, int8
 from recognition.formats.dlib_ranges import RANGES
 from recognition.images import ImageLimits, decode
-from recognition.metrics import compare
 from recognition.models.dlib import WEIGHTS
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.runtime import Runtime
+from recognition.spec import Resources
 from recognition.types import METRICS, Embeddings
+from recognition.verification import compare
 from recognition.weights import WeightsCache
 
 FLOAT32, INT8 = Recipe("Dlib", "mediapipe"), Recipe("Dlib_int8", "mediapipe")
+
+
+@pytest.fixture(scope="module")
+def recognizer(resources: Resources) -> Recognizer:
+    return Recognizer(resources)
 
 
 @pytest.fixture(scope="module")

@@ -242,6 +242,21 @@ def test_names_are_matched_in_any_case(client: httpx.Client, photos: dict[str, b
     assert response.json()["detector_backend"] == "opencv"
 
 
+def test_the_network_of_eight_bits_verifies_with_thresholds_of_its_own(
+    client: httpx.Client, photos: dict[str, bytes]
+) -> None:
+    pair = {"img1": photos["obama"], "img2": photos["biden"]}
+    told = [
+        client.post("/verify", files=pair, data={"model_name": name}).json()
+        for name in ("Dlib", "Dlib_int8")
+    ]
+    exact, short = told
+    assert (short["model"], short["verified"]) == ("Dlib_int8", False)
+    assert short["threshold"] != exact["threshold"]
+    assert short["distance"] == pytest.approx(exact["distance"], rel=0.1)
+    assert short["distance"] != exact["distance"]
+
+
 @pytest.mark.parametrize(
     ("fields", "slug", "word"),
     [
