@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not is_loopback(settings.host) and not settings.api_keys and not _has_keys(settings):
         print(f"Error: {OPEN_TO_ALL.format(host=settings.host)}", file=sys.stderr)
         return 1
+    # The processes read their settings anew, and share the cores and the memory by their number.
+    os.environ["FACESEARCH_WORKERS"] = str(settings.workers)  # noqa: TID251 - set, not read
     uvicorn.run(
         "service.app:create_app",
         factory=True,

@@ -117,7 +117,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
     metrics.watch_inference(inference)
     recognizer = Recognizer(
         resources, models, settings.attribute_models,
-        observe=metrics.stage, spare=lambda: inference.running < settings.threads,
+        observe=metrics.stage, spare=lambda: inference.running < settings.own_threads,
     )  # fmt: skip
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:

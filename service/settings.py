@@ -20,6 +20,11 @@ def _half_of_memory() -> ByteSize:
     return ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
+def _share(workers: int) -> int:
+    """Cores for each of so many processes."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
 class ServiceSettings(Settings):
     """Lists are comma separated."""
 
@@ -29,9 +34,9 @@ class ServiceSettings(Settings):
     port: int = Field(8000, ge=0, le=65535, description="port to bind")
     workers: int = Field(1, ge=1, description="server processes, each with its own search cache")
     concurrency: int = Field(
-        default_factory=lambda: (os.cpu_count() or 1) + 1,
+        default_factory=lambda told: _share(told.get("workers", 1)) + 1,
         ge=1,
-        description="images worked on at once, by each process; one more than cores, as decoding is waited for",
+        description="images worked on at once, by each process; one of them waits for its decoder",
     )
     queue_limit: int = Field(32, ge=0, description="requests waiting for their turn; more get 503")
     queue_timeout: float = Field(
@@ -110,9 +115,14 @@ class ServiceSettings(Settings):
         return self.home / "cache" if self.cache_snapshots else None
 
     @property
+    def own_threads(self) -> int:
+        """Cores for each of the processes."""
+        return max(1, self.threads // self.workers)
+
+    @property
     def threads_per_run(self) -> int:
         """Cores for one run of a network, so that all runs at once use what there is."""
-        return max(1, self.threads // self.concurrency)
+        return max(1, self.own_threads // self.concurrency)
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.middleware import RequestContext
+from service.settings import ServiceSettings
 from tests.service.conftest import (
     REPOSITORY,
     Server,
@@ -136,6 +137,14 @@ def test_a_killed_upload_leaves_nothing(
     assert (counts["identities"], counts["images"], counts["faces"]) == (0, 0, 0)
 
 
+def test_processes_share_the_cores() -> None:
+    alone, shared = ServiceSettings(threads=4), ServiceSettings(threads=4, workers=4)
+    assert (alone.own_threads, shared.own_threads) == (4, 1)
+    assert alone.concurrency == (os.cpu_count() or 1) + 1
+    assert ServiceSettings(workers=1000).concurrency == 2
+    assert ServiceSettings(concurrency=7, workers=4).concurrency == 7
+
+
 def test_two_processes_behind_one_port(home: Path, tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "log"
@@ -155,6 +164,9 @@ def test_two_processes_behind_one_port(home: Path, tmp_path: Path) -> None:
             except httpx.TransportError:
                 time.sleep(0.2)
         assert ready == 10, log.read_text()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        told = [Path(f"/proc/{child}/environ").read_bytes() for child in children]
+        assert sum(b"FACESEARCH_WORKERS=2" in each for each in told) >= 2, "they share cores"
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0, log.read_text()
