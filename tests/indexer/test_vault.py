@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from indexer.errors import BadKey, KeyMissing
 from indexer.settings import Settings
-from indexer.vault import KEY_BYTES, Vault, rotation
+from indexer.vault import KEY_BYTES, MAGIC, Vault, rotation
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 
@@ -79,7 +79,7 @@ def test_files(data: bytes) -> None:
     vault = Vault((KEY,))
     closed = vault.close_file(data)
     assert closed != vault.close_file(data)
-    assert len(data) < 8 or data not in closed
+    assert len(data) < 8 or data not in closed.removeprefix(MAGIC)  # which hypothesis knows
     assert vault.open_file(closed) == data
     assert Vault((OTHER, KEY)).open_file(closed) == data
     with pytest.raises(KeyMissing):
