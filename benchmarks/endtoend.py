@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,8 +29,7 @@ from PIL import Image
 from benchmarks import deepface_api
 from benchmarks.deepface_env import SERVICE, VERSION, environment_of, install, interpreter
 from benchmarks.machine import ROOT, memory, say, this_machine
-from benchmarks.serving import running
-from indexer.embedded import EmbeddedPostgres
+from benchmarks.serving import free_port, running, temporary_home
 from indexer.settings import Settings
 from indexer.weights import weights_cache
 from recognition.detectors import mediapipe
@@ -149,9 +147,7 @@ def load(
 def deepface(scratch: Path, weights: WeightsCache) -> Iterator[tuple[str, str, int, float]]:
     """Its service: name, address, process, and the seconds until it first answered `represent`."""
     install(scratch, weights, SERVICE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     began = time.perf_counter()
     with (scratch / "deepface.log").open("wb") as log:
         process = subprocess.Popen(
@@ -286,31 +282,25 @@ HEAD = "| request | service | clients | requests/s | p50 ms | p99 ms | MiB |\n|-
 
 
 def _ours(given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes]) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        (home / "weights").symlink_to(weights.folder)
-        people = given.tree or tree(home, photos)
+    with temporary_home(weights.folder) as folder:
+        people = given.tree or tree(folder, photos)
         files = sum(1 for _ in people.rglob("*.*"))
         rows = ["### facesearch\n"]
         for model in dict.fromkeys(way.model for way in OURS):
             limit = bare(weights, photos, given.seconds, model)
             rows.append(f"{LIMIT} {model}: {limit:.1f} images/s.\n")
         for way in OURS:
-            first, again = index(home, people, way)
+            first, again = index(folder, people, way)
             rows.append(
                 f"`index`, {way}, {files} files: {first:.1f} s, {files / first:.1f} images/s, start included;"
                 f" the unchanged tree again {again:.1f} s.\n"
             )
-        try:
-            with running(home) as service:
-                rows.append(f"Cold start until ready: {service.started:.1f} s.\n\n{HEAD}")
-                told = ("facesearch", f"http://127.0.0.1:{service.port}", service.process)
-                for way in OURS:
-                    rows += _table(given, photos, way, told, ("represent", "verify"))
-                rows += _table(given, photos, OURS[0], told, ("find",))
-        finally:
-            EmbeddedPostgres(home).stop()
+        with running(folder) as service:
+            rows.append(f"Cold start until ready: {service.started:.1f} s.\n\n{HEAD}")
+            told = ("facesearch", f"http://127.0.0.1:{service.port}", service.process)
+            for way in OURS:
+                rows += _table(given, photos, way, told, ("represent", "verify"))
+            rows += _table(given, photos, OURS[0], told, ("find",))
     return rows
 
 

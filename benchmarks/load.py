@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import numpy as np
 from sqlalchemy import text
 
 from benchmarks.machine import say
+from benchmarks.serving import temporary_home
 from benchmarks.vectors import FACES_EACH, Case, Faces, blocks
 from indexer.embedded import EmbeddedPostgres
 from indexer.embedded_system import Account
@@ -44,17 +43,10 @@ class _RoomyPostgres(EmbeddedPostgres):
 @contextmanager
 def home(weights: Path) -> Iterator[Path]:
     """A home with a running server, and with the weights of the machine's own home."""
-    folder = Path(tempfile.mkdtemp(prefix="facesearch-bench-"))
-    folder.chmod(0o755)  # for the user that Postgres runs as
     weights.mkdir(parents=True, exist_ok=True)
-    (folder / "weights").symlink_to(weights)
-    server = _RoomyPostgres(folder)
-    try:
-        server.ensure_running()
+    with temporary_home(weights) as folder:
+        _RoomyPostgres(folder).ensure_running()
         yield folder
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ from pathlib import Path
 from benchmarks import clients
 from benchmarks.machine import ROOT
 from benchmarks.timing import BUDGET_S, Latency, Timed, latency
+from indexer.embedded import EmbeddedPostgres
 from service.settings import ServiceSettings, environment
 
 START_S = 1800.0
@@ -35,11 +37,30 @@ class Service:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Service]:
-    """The service over that home, ready to search."""
+def temporary_home(weights: Path) -> Iterator[Path]:
+    """A home of its own with those weights; it and its database are gone afterwards."""
+    with tempfile.TemporaryDirectory(
+        prefix="facesearch-bench-", ignore_cleanup_errors=True
+    ) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # for the user that Postgres runs as
+        (folder / "weights").symlink_to(weights)
+        try:
+            yield folder
+        finally:
+            EmbeddedPostgres(folder).stop()
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(home: Path) -> Iterator[Service]:
+    """The service over that home, ready to search."""
+    port = free_port()
     log = home / "service.log"
     began = time.perf_counter()
     with log.open("ab") as output:

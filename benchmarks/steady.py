@@ -8,13 +8,11 @@ Prints MiB of the service and of its decoder processes after each tenth of the r
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from benchmarks.endtoend import OURS, bodies, call, index, photographs, tree
 from benchmarks.machine import memory
-from benchmarks.serving import running
-from indexer.embedded import EmbeddedPostgres
+from benchmarks.serving import running, temporary_home
 from indexer.settings import Settings
 from indexer.weights import weights_cache
 
@@ -28,23 +26,17 @@ def main() -> None:
     given = parser.parse_args()
     weights = weights_cache(Settings(), addresses=True)
     photos = photographs(weights)
-    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        (home / "weights").symlink_to(weights.folder)
-        index(home, tree(home, photos), OURS[0])
-        asked = bodies(home, photos, "find", OURS[0])
-        try:
-            with running(home) as service:
-                done, told = 0, 0
-                while done < given.requests:
-                    url = f"http://127.0.0.1:{service.port}/find"
-                    done += len(call(url, asked, given.clients, SECONDS)[1])
-                    if done * 10 // given.requests > told:
-                        told = done * 10 // given.requests
-                        print(f"{done:,} requests: {_mib(service.process)}", flush=True)
-        finally:
-            EmbeddedPostgres(home).stop()
+    with temporary_home(weights.folder) as folder:
+        index(folder, tree(folder, photos), OURS[0])
+        asked = bodies(folder, photos, "find", OURS[0])
+        with running(folder) as service:
+            done, told = 0, 0
+            while done < given.requests:
+                url = f"http://127.0.0.1:{service.port}/find"
+                done += len(call(url, asked, given.clients, SECONDS)[1])
+                if done * 10 // given.requests > told:
+                    told = done * 10 // given.requests
+                    print(f"{done:,} requests: {_mib(service.process)}", flush=True)
 
 
 def _mib(process: int) -> str:

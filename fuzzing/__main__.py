@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from benchmarks.serving import running
+from benchmarks.machine import memory
+from benchmarks.serving import running, temporary_home
 from fuzzing import guided, requests
 from fuzzing.material import Material, photographs
-from indexer.embedded import EmbeddedPostgres
 from indexer.settings import Settings
 from indexer.weights import weights_cache
 
@@ -40,22 +39,13 @@ def _requests(count: int, seed: int, finds: Path) -> int:
     """A server over a home of its own; 1 if anything was found."""
     weights = weights_cache(Settings(), addresses=True)
     material = Material(photographs(weights))
-    with tempfile.TemporaryDirectory(prefix="facesearch-fuzz-") as folder:
-        home = Path(folder)
-        home.chmod(0o755)
-        (home / "weights").symlink_to(weights.folder)
-        try:
-            with running(home) as service:
-                resident = requests.memory(service.process)
-                before = next(resident)
-                url = f"http://127.0.0.1:{service.port}"
-                tally = requests.against(url, material, count, seed, finds)
-                (finds / "service.log").write_bytes(
-                    service.log.read_bytes()
-                ) if finds.exists() else None
-                print(f"memory: {before >> 20} MB at first, {next(resident) >> 20} MB at last")
-        finally:
-            EmbeddedPostgres(home).stop()
+    with temporary_home(weights.folder) as folder, running(folder) as service:
+        before = memory(service.process).own
+        url = f"http://127.0.0.1:{service.port}"
+        tally = requests.against(url, material, count, seed, finds)
+        if finds.exists():
+            (finds / "service.log").write_bytes(service.log.read_bytes())
+        print(f"memory: {before:.0f} MiB at first, {memory(service.process).own:.0f} MiB at last")
     print("statuses:", dict(sorted(tally.statuses.items())))
     print("operations:", dict(tally.operations.most_common()))
     print("not in the document:", dict(tally.unlisted.most_common(20)))

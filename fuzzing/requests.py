@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,10 +214,10 @@ class Fuzzer:
             return self._dice.choice(real[name])
         return self._dice.choice(NAMES)
 
-    def _properties(self, path: str) -> Mapping[str, Any]:
+    def _properties(self, path: str) -> set[str]:
         """Fields that bodies of that path may have."""
         text = json.dumps(self._paths[path])
-        return {name: None for name in (*IMAGE_FIELDS, *NAME_FIELDS) if f'"{name}"' in text}
+        return {name for name in (*IMAGE_FIELDS, *NAME_FIELDS) if f'"{name}"' in text}
 
     async def _send(self, client: httpx.AsyncClient, queue: asyncio.Queue[Shot | None]) -> None:
         while (shot := await queue.get()) is not None:
@@ -286,14 +286,6 @@ def _is_problem(response: httpx.Response, body: bytes) -> bool:
 def _explained(status: int, body: bytes) -> bool:
     slug = str(json.loads(body)["type"]).rpartition("/")[2]
     return status == httpx.codes.SERVICE_UNAVAILABLE and slug in EXPLAINED
-
-
-def memory(process: int) -> Iterator[int]:
-    """Resident bytes of a process, each time it is asked."""
-    status = Path(f"/proc/{process}/status")
-    while True:
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-        yield int(line.split()[1]) * 1024
 
 
 def against(url: str, material: Material, requests: int, number: int, folder: Path) -> Tally:

@@ -26,6 +26,8 @@ from recognition.decoding import (
     PIXELS,
     REQUEST,
     TOO_LARGE,
+    Ended,
+    received,
 )
 from recognition.errors import ImageTooLarge, UndecodableImage
 from recognition.images import ImageLimits, decode, heif_available
@@ -44,7 +46,7 @@ def main() -> None:
     Image.init()  # all formats now: later no file can be opened
     heif_available()
     give_up()
-    with suppress(EOFError, OSError):
+    with suppress(Ended, OSError):
         while True:
             answer(pipe, shared)
 
@@ -72,9 +74,9 @@ def bound_memory(limits: ImageLimits) -> None:
 
 
 def answer(pipe: socket.socket, shared: mmap.mmap) -> None:
-    """One file in, its pixels or a reason out. Raises EOFError when nobody asks any more."""
-    size, max_bytes, max_pixels = REQUEST.unpack(_received(pipe, REQUEST.size))
-    data = _received(pipe, size)
+    """One file in, its pixels or a reason out. Raises Ended when nobody asks any more."""
+    size, max_bytes, max_pixels = REQUEST.unpack(received(pipe, REQUEST.size))
+    data = received(pipe, size)
     limits = ImageLimits(max_bytes, max_pixels)
     bound_memory(limits)
     try:
@@ -86,17 +88,6 @@ def answer(pipe: socket.socket, shared: mmap.mmap) -> None:
         return
     np.copyto(np.frombuffer(shared, np.uint8, pixels.size).reshape(pixels.shape), pixels)
     pipe.sendall(ANSWER.pack(PIXELS, pixels.shape[0], pixels.shape[1]))
-
-
-def _received(pipe: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        got = pipe.recv_into(view)
-        if not got:
-            raise EOFError
-        view = view[got:]
-    return data
 
 
 if __name__ == "__main__":

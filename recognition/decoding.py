@@ -46,8 +46,8 @@ ENDED = "the image cannot be decoded: it ended the process that tried"
 TOO_SLOW = "the image cannot be decoded within {seconds:g} s"
 
 
-class _Ended(Exception):
-    """The process is gone, or is not to be trusted any more."""
+class Ended(EOFError):
+    """The process at the other end is gone, or is not to be trusted any more."""
 
 
 class DecoderPool:
@@ -86,7 +86,7 @@ class DecoderPool:
         except TimeoutError as error:
             self._end(process)
             raise UndecodableImage(TOO_SLOW.format(seconds=self._timeout_s)) from error
-        except (_Ended, OSError) as error:
+        except (Ended, OSError) as error:
             self._end(process)
             raise UndecodableImage(ENDED) from error
         finally:
@@ -147,18 +147,18 @@ class _DecoderProcess:
         return self._running
 
     def decode(self, data: bytes, limits: ImageLimits, deadline: float) -> Rgb:
-        """Raises TimeoutError, _Ended, OSError, UndecodableImage, ImageTooLarge."""
+        """Raises TimeoutError, Ended, OSError, UndecodableImage, ImageTooLarge."""
         running = self.start()
         pipe = running.pipe
         pipe.settimeout(_left(deadline))
         pipe.sendall(REQUEST.pack(len(data), limits.max_bytes, limits.max_pixels))
         pipe.sendall(data)
-        kind, first, second = ANSWER.unpack(_received(pipe, ANSWER.size, deadline))
+        kind, first, second = ANSWER.unpack(received(pipe, ANSWER.size, deadline))
         if kind == PIXELS and 0 < first * second <= limits.max_pixels:
             return _taken(running, first, second)
         if kind not in (DAMAGED, TOO_LARGE) or first > MAX_REASON:
-            raise _Ended
-        reason = _received(pipe, first, deadline).decode(errors="replace")
+            raise Ended
+        reason = received(pipe, first, deadline).decode(errors="replace")
         raise (UndecodableImage if kind == DAMAGED else ImageTooLarge)(reason)
 
     def stop(self) -> None:
@@ -202,13 +202,15 @@ def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
-def _received(pipe: socket.socket, size: int, deadline: float) -> bytes:
-    """Raises _Ended, TimeoutError."""
-    data = bytearray()
-    while len(data) < size:
-        pipe.settimeout(_left(deadline))
-        got = pipe.recv(size - len(data))
+def received(pipe: socket.socket, size: int, deadline: float | None = None) -> bytearray:
+    """So many bytes. Raises Ended; TimeoutError if there is a deadline."""
+    data = bytearray(size)
+    left = memoryview(data)
+    while left:
+        if deadline is not None:
+            pipe.settimeout(_left(deadline))
+        got = pipe.recv_into(left)
         if not got:
-            raise _Ended
-        data += got
-    return bytes(data)
+            raise Ended
+        left = left[got:]
+    return data

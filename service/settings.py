@@ -20,9 +20,9 @@ def _half_of_memory() -> ByteSize:
     return ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
-def _share(workers: int) -> int:
-    """Cores for each of so many processes."""
-    return max(1, (os.cpu_count() or 1) // workers)
+def _share(cores: int, workers: int) -> int:
+    """Of so many cores those for each of the processes."""
+    return max(1, cores // workers)
 
 
 class ServiceSettings(Settings):
@@ -34,7 +34,7 @@ class ServiceSettings(Settings):
     port: int = Field(8000, ge=0, le=65535, description="port to bind")
     workers: int = Field(1, ge=1, description="server processes, each with its own search cache")
     concurrency: int = Field(
-        default_factory=lambda told: _share(told.get("workers", 1)) + 1,
+        default_factory=lambda told: _share(os.cpu_count() or 1, told.get("workers", 1)) + 1,
         ge=1,
         description="images worked on at once, by each process; one of them waits for its decoder",
     )
@@ -117,7 +117,7 @@ class ServiceSettings(Settings):
     @property
     def own_threads(self) -> int:
         """Cores for each of the processes."""
-        return max(1, self.threads // self.workers)
+        return _share(self.threads, self.workers)
 
     @property
     def threads_per_run(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Row, Select, delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.errors import InvalidName, NotFound
@@ -61,7 +61,7 @@ def get(connection: ReadConnection | WriteConnection, name: str) -> Gallery:
     row = connection.execute(_columns().where(t.gallery.c.name == _stored(name))).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
-    return _gallery(row)
+    return Gallery(*row)
 
 
 def hold(connection: WriteConnection, name: str) -> Gallery:
@@ -89,7 +89,7 @@ def make(connection: WriteConnection, name: str) -> bool:
 
 
 def all_galleries(connection: ReadConnection) -> list[Gallery]:
-    return [_gallery(row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
+    return [Gallery(*row) for row in connection.execute(_columns().order_by(t.gallery.c.name))]
 
 
 def set_spaces(
@@ -177,7 +177,7 @@ def _locked(connection: WriteConnection, name: str, *, share: bool) -> Gallery:
     row = connection.execute(statement).one_or_none()
     if row is None:
         raise NotFound("gallery", name)
-    return _gallery(row)
+    return Gallery(*row)
 
 
 def _stored(name: str) -> str:
@@ -186,8 +186,3 @@ def _stored(name: str) -> str:
         return clean_name(name, "a gallery")
     except InvalidName as error:
         raise NotFound("gallery", name) from error
-
-
-def _gallery(row: Row[*tuple[Any, ...]]) -> Gallery:
-    seal = None if row.seal is None else bytes(row.seal)
-    return replace(Gallery(*row), seal=seal)

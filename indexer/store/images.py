@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from indexer.store import spaces
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection, vault_of
+from indexer.store.vectors import received
 from recognition.pipeline import Face
 from recognition.types import Box, Detection, Points
 
@@ -124,7 +125,7 @@ def keep_original(connection: WriteConnection, image_id: int, data: bytes) -> No
 def original(connection: ReadConnection, image_id: int) -> bytes | None:
     """The uploaded file, if it was kept. Raises KeyMissing, BadKey."""
     data = connection.scalar(select(t.original.c.data).where(t.original.c.image_id == image_id))
-    return None if data is None else vault_of(connection).open_file(bytes(data))
+    return None if data is None else vault_of(connection).open_file(data)
 
 
 def rewrite_originals(
@@ -141,7 +142,7 @@ def rewrite_originals(
         .with_for_update(of=t.original)
     ).all()
     for row in rows:
-        data = vault.open_file(bytes(row.data))
+        data = vault.open_file(row.data)
         data = vault.close_file(data) if closed else data
         connection.execute(update(t.original).where(o.image_id == row.image_id).values(data=data))
     return [row.image_id for row in rows]
@@ -430,7 +431,7 @@ def some_of_identity(
         .order_by(t.face.c.id.desc())
         .limit(limit)
     ).all()
-    return _shown(connection, space_id, [np.frombuffer(row, ">f4", offset=4) for row in rows])
+    return _shown(connection, space_id, [received(row) for row in rows])
 
 
 def stored_faces(
@@ -449,7 +450,7 @@ def stored_faces(
         Face(
             Detection(Box(*row.box), row.confidence, _points(row.landmarks)),
             row.quality,
-            vault.show(space.seal, np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)),
+            vault.show(space.seal, received(row.vec)),
         )
         for row in rows
     )

@@ -220,8 +220,7 @@ def trim(connection: WriteConnection, keep_days: int) -> None:
 
 def _space(row: Row[*tuple[Any, ...]]) -> Space:
     recipe = Recipe(row.model, row.detector, row.align, row.normalization, row.pipeline_version)
-    seal = None if row.seal is None else bytes(row.seal)
-    return Space(row.id, recipe, row.dimension, row.version, row.stamp, row.engine, seal)
+    return Space(row.id, recipe, row.dimension, row.version, row.stamp, row.engine, row.seal)
 
 
 def _is(recipe: Recipe, seal: bytes | None) -> tuple[ColumnElement[bool], ...]:
@@ -237,5 +236,4 @@ def _is(recipe: Recipe, seal: bytes | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def seal_of(connection: ReadConnection | WriteConnection, space_id: int) -> bytes | None:
-    found = connection.scalar(select(t.space.c.seal).where(t.space.c.id == space_id))
-    return None if found is None else bytes(found)
+    return connection.scalar(select(t.space.c.seal).where(t.space.c.id == space_id))

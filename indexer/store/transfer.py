@@ -15,6 +15,7 @@ from indexer.store import spaces
 from indexer.store import tables as t
 from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 from indexer.store.images import ImageRow
+from indexer.store.vectors import received
 
 Rows = Sequence[Row[*tuple[Any, ...]]]
 
@@ -118,9 +119,7 @@ def faces(connection: ReadConnection, image_ids: Sequence[int]) -> list[StoredFa
             None if row.landmarks is None else tuple(row.landmarks),
             row.confidence,
             row.quality,
-            vault.show(
-                seals[row.space_id], np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)
-            ),
+            vault.show(seals[row.space_id], received(row.vec)),
         )
         for row in rows
     ]

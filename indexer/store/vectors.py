@@ -106,6 +106,11 @@ def changed(connection: ReadConnection, space: Space, after: int, take: Take) ->
     _copy(connection, query, row, told)
 
 
+def received(sent: bytes) -> Embeddings:
+    """(dimension,) float32 of what pgvector's vector_send gives."""
+    return np.frombuffer(sent, ">f4", offset=4).astype(np.float32)
+
+
 def sample(
     connection: ReadConnection, space: Space, gallery_id: int, count: int
 ) -> tuple[list[tuple[int, Embeddings]], int]:
@@ -117,13 +122,7 @@ def sample(
         text("SELECT count(*) FROM identity WHERE gallery_id = :gallery"), {"gallery": gallery_id}
     )
     vault = vault_of(connection)
-    found = [
-        (
-            int(row.id),
-            vault.show(space.seal, np.frombuffer(row.vec, ">f4", offset=4).astype(np.float32)),
-        )
-        for row in rows
-    ]
+    found = [(int(row.id), vault.show(space.seal, received(row.vec))) for row in rows]
     return found, int(people or 0)
 
 

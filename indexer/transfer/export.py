@@ -219,14 +219,10 @@ class _Writer:
         vectors = {space.id: self._begin(space) for space in self._spaces}
         while page := store.photos(self._connection, self._scope, after, PAGE):
             ids = [row.id for row in page]
-            outcomes = _by_image(store.outcomes(self._connection, ids))
-            faces = _by_image(store.faces(self._connection, ids))
-            faces = {
-                i: [f for f in each if f.space_id in self._numbers] for i, each in faces.items()
-            }
+            outcomes = self._by_image(store.outcomes(self._connection, ids))
+            faces = self._by_image(store.faces(self._connection, ids))
             for row in page:
-                told = [x for x in outcomes.get(row.id, ()) if x.space_id in self._numbers]
-                file.record(self._image(row, told, faces.get(row.id, ())))
+                file.record(self._image(row, outcomes.get(row.id, ()), faces.get(row.id, ())))
                 for face in faces.get(row.id, ()):
                     vectors[face.space_id].write(face.vector.astype("<f4").tobytes())
                 if row.kept:
@@ -237,6 +233,14 @@ class _Writer:
         for space in self._spaces:
             self._files[self._vectors_of(space)] = vectors[space.id].close()
         return count
+
+    def _by_image(self, rows: Sequence[Any]) -> dict[int, list[Any]]:
+        """Those of the spaces that are written."""
+        found: dict[int, list[Any]] = {}
+        for row in rows:
+            if row.space_id in self._numbers:
+                found.setdefault(row.image_id, []).append(row)
+        return found
 
     def _begin(self, space: Space) -> _File:
         file = _File(self._folder / self._vectors_of(space))
@@ -304,13 +308,6 @@ def _once(held: Sequence[Space], active: int | None) -> list[Space]:
 def _known(value: float) -> float | None:
     """JSON has no NaN, which stands for a point that a detector does not find."""
     return value if math.isfinite(value) else None
-
-
-def _by_image(rows: Sequence[Any]) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row.image_id, []).append(row)
-    return found
 
 
 def _zip(folder: Path, target: Path, files: Mapping[str, Any]) -> None:
