@@ -38,6 +38,7 @@ from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import Resources
+from recognition.types import Rgb
 from recognition.weights import WeightsCache
 from service.settings import ServiceSettings, environment
 
@@ -184,14 +185,16 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
     limits = ImageLimits()
     counts: list[int] = []
 
+    shapes = [_shape(decode(photo, limits)) for photo in photos]
+    chip = np.zeros((150, 150, 3), np.uint8)
+    near = np.zeros((1, close.size, close.size, 3), np.float32)
+
     def work() -> None:
-        views = [np.zeros((1, n.size, n.size, 3), np.float32) for n in (wide, close)]
-        chip = np.zeros((150, 150, 3), np.uint8)
         until, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < until:
             decode(photos[done % len(photos)], limits)
-            wide.run(views[0])
-            close.run(views[1])
+            wide.run(np.zeros((1, *shapes[done % len(photos)], 3), np.float32))
+            close.run(near)
             embedder.embed([chip, chip], "native", "base")
             done += 1
         counts.append(done)
@@ -202,6 +205,11 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
     for thread in threads:
         thread.join()
     return sum(counts) / seconds
+
+
+def _shape(image: Rgb) -> tuple[int, int]:
+    """Of the wide network's input."""
+    return mediapipe.frame(mediapipe.whole(image, mediapipe.BACK), mediapipe.BACK)
 
 
 def tree(folder: Path, photos: Sequence[bytes]) -> Path:

@@ -99,6 +99,19 @@ def resize(image: Rgb, width: int, height: int) -> Rgb:
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
 
 
+def reduce(image: Rgb, width: int, height: int) -> Rgb:
+    """Nearly as `resize`, in a fraction of the time: linear by halves to twice the size, which is averaged."""
+    if width * height >= image.shape[0] * image.shape[1]:
+        return resize(image, width, height)
+    twice, now = (2 * width, 2 * height), (image.shape[1], image.shape[0])
+    while now != twice:
+        now = max(twice[0], -(-now[0] // 2)), max(twice[1], -(-now[1] // 2))
+        image = cv2.resize(image, now, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(
+        np.uint8, copy=False
+    )
+
+
 def shrink(image: Rgb, longest: int) -> tuple[Rgb, float]:
     """The image with its longer side at most `longest`, and the scale from the original (<= 1)."""
     height, width = image.shape[:2]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ from recognition.types import (
     Rgb,
 )
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Part of every space: raise it when the same photograph would get another embedding."""
 
 FOREIGN_VERSION = -1
@@ -274,7 +275,7 @@ class Recognizer:
         if not spec.mirrored or recipe.align == "deepface":
             return embedder.embed(crops, recipe.align, recipe.normalization)
         how = recipe.align, recipe.normalization
-        mirrored = [crop[:, ::-1] for crop in crops]
+        mirrored = [np.asarray(cv2.flip(crop, 1), np.uint8) for crop in crops]
         if self._spare():
             other = self._aside.submit(embedder.embed, mirrored, *how)
             rows = embedder.embed(crops, *how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ Tensor = NDArray[Any]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
+CPU_AVX512_SKX = 256
+"""Of OpenCV's cvdef.h."""
+INTEL = frozenset({"x86_64", "AMD64"})
 KEPT_BYTES, MAPPED_BYTES = 64 << 20, 32 << 20
 
 
@@ -59,6 +63,12 @@ def keep_memory() -> None:
         library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
+def lanes() -> int:
+    """Channels of a block in the layout that ONNX Runtime's fast convolutions use here."""
+    wide = platform.machine() not in INTEL or cv2.checkHardwareSupport(CPU_AVX512_SKX)
+    return 16 if wide else 8
+
+
 class Runtime:
     """Makes sessions; `threads` is the number of cores that one `run` may use."""
 
@@ -67,10 +77,13 @@ class Runtime:
         keep_memory()
         cv2.setNumThreads(threads)  # for the whole process: OpenCV knows no other way
 
-    def session(self, path: Path, outputs: Sequence[str] = ()) -> Session:
+    def session(
+        self, path: Path, outputs: Sequence[str] = (), sides: Mapping[str, int] | None = None
+    ) -> Session:
         """Load the graph at `path`; raises BadWeights if ONNX Runtime cannot.
 
-        `outputs`, if given, must be the names of the graph's outputs: a guard against a stale file.
+        `outputs`, if given, must be the names of the graph's outputs: a guard against a stale file. `sides` fixes
+        dimensions that the graph leaves open.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -78,6 +91,8 @@ class Runtime:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for name, side in (sides or {}).items():
+            options.add_free_dimension_override_by_name(name, side)
         try:
             loaded = Session(
                 ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

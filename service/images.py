@@ -50,6 +50,13 @@ class Encoded:
             raise ImageTooLarge(
                 f"the image has more than {max_bytes} bytes, which are the most taken"
             )
+        try:
+            return base64.b64decode(self.text, validate=True)
+        except (binascii.Error, ValueError):
+            return self._decode_leniently()
+
+    def _decode_leniently(self) -> bytes:
+        """Blanks, the alphabet for URLs and missing padding are nothing to complain of."""
         text = _BLANKS.sub("", self.text).translate(_URLSAFE).rstrip("=")
         try:
             return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

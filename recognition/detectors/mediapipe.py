@@ -8,6 +8,7 @@ and weighted suppression follow MediaPipe's graphs (Apache-2.0), as ported by Pa
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 
 from recognition import geometry
 from recognition.formats import tflite_onnx
-from recognition.runtime import Session
+from recognition.runtime import Session, lanes
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Points, Rgb
 from recognition.weights import Weights
 
 Array: TypeAlias = NDArray[np.float32]
+Shape: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
 
 SCORE_LIMIT = 80.0
 """Raw scores are cut here so that the sigmoid stays within float32; MediaPipe cuts at 100."""
@@ -35,21 +38,27 @@ MOSTLY_INSIDE = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """One of the published networks: side of its square input, and anchors per cell at each stride."""
+    """One of the published networks: side of its square input, and anchors per cell at each stride.
+
+    Of an oblong image the shorter side of the input may be less, in multiples of `step`, so that there is less to look
+    at. Where the image is also the face, that misleads: the networks for near faces get a square with black borders.
+    """
 
     weights: Weights
     size: int
+    step: int
     anchors: tuple[tuple[int, int], ...]
     outputs: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Square:
-    """A square part of an image, in whole pixels; it may reach beyond the edges."""
+class Part:
+    """A part of an image, in whole pixels; it may reach beyond the edges."""
 
     x: int
     y: int
-    side: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,32 +99,46 @@ class Search:
 
 
 class BlazeFace:
-    """One network with its anchors."""
+    """One network, loaded anew for each shape of its input: of known shapes ONNX Runtime makes faster plans."""
 
-    def __init__(self, session: Session, network: Network) -> None:
-        self._session = session
-        self._anchors = anchors(network)
+    def __init__(self, network: Network, load: Callable[[Shape], Session]) -> None:
+        self._network, self._load = network, load
+        self._loaded: dict[Shape, tuple[Session, Array]] = {}
+        self._guard = threading.Lock()
         self.size = network.size
+        self._for((network.size, network.size))
 
     def run(self, tensor: Array) -> list[Array]:
-        """The network's answers to (n, size, size, 3) values -1..1: boxes and logits, not decoded."""
-        return self._session(tensor)
+        """The network's answers to (n, height, width, 3) values -1..1: boxes and logits, not decoded."""
+        return self._for((tensor.shape[1], tensor.shape[2]))[0](tensor)
 
-    def look(self, image: Rgb, square: Square, min_score: float) -> Found:
+    def look(self, image: Rgb, part: Part, min_score: float) -> Found:
         """Faces in that part of the image, before suppression."""
-        return self.read(view(image, square, self.size), min_score)
+        return self.read(view(image, part, frame(part, self._network)), min_score)
 
     def read(self, seen: tuple[Rgb, Array, Array], min_score: float) -> Found:
         """Faces on a canvas of the network's size, of which `view` tells scale and offset, before suppression."""
         canvas, scale, offset = seen
-        raw, logits = self.run(canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1))
+        session, places = self._for((canvas.shape[0], canvas.shape[1]))
+        raw, logits = session(canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1))
         scores = sigmoid(logits[0, :, 0])
         good = np.flatnonzero(scores > min_score)
-        boxes, points = decode(raw[0, good], self._anchors[good])
+        boxes, points = decode(raw[0, good], places[good])
         valid = np.flatnonzero(boxes[:, 2:].min(axis=1, initial=np.inf) > 0)
         sides: Array = boxes[:, 2:].max(axis=1)
         boxes = np.concatenate([(boxes[:, :2] - offset) / scale, boxes[:, 2:] / scale], axis=1)
         return Found(boxes, (points - offset) / scale, scores[good], sides).take(valid)
+
+    def look_at_all(self, image: Rgb, min_score: float) -> Found:
+        """Faces in the whole image, before suppression."""
+        return self.look(image, whole(image, self._network), min_score)
+
+    def _for(self, shape: Shape) -> tuple[Session, Array]:
+        """The network with the anchors, for inputs of that height and width."""
+        with self._guard:
+            if shape not in self._loaded:
+                self._loaded[shape] = self._load(shape), anchors(self._network, shape)
+            return self._loaded[shape]
 
 
 class SingleLook:
@@ -129,7 +152,7 @@ class SingleLook:
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Rgb) -> tuple[Detection, ...]:
-        found = self._network.look(image, whole(image), self._min_score)
+        found = self._network.look_at_all(image, self._min_score)
         return detections(merge(found), image)
 
 
@@ -149,7 +172,7 @@ class Searching:
 
     def _detect(self, image: Rgb) -> tuple[Detection, ...]:
         search = self._search
-        found = self._wide.look(image, whole(image), search.min_score)
+        found = self._wide.look_at_all(image, search.min_score)
         filling = self._filling(image, found)
         if len(filling.scores):
             found = found.take(found.sides <= search.large_side)
@@ -167,7 +190,7 @@ class Searching:
         least = self._search.large_side if len(found.scores) else 0.0
         if len(found.scores) and found.sides.max() <= least:
             return found.take(np.zeros(0, dtype=np.intp))
-        close = merge(self._close.look(image, whole(image), self._search.min_score))
+        close = merge(self._close.look_at_all(image, self._search.min_score))
         # A little less than what the wide network's box measured is still that face.
         share = close.sides / self._close.size
         return close.take(share > 0.75 * least / self._wide.size)
@@ -184,7 +207,7 @@ class Searching:
         box, search = small.boxes[row], self._search
         centre, side = box[:2] + box[2:] / 2, float(box[2:].max())
         corner = np.floor(centre - side * search.zoom / 2).astype(int)
-        square = Square(int(corner[0]), int(corner[1]), max(2, math.ceil(side * search.zoom)))
+        square = _square(int(corner[0]), int(corner[1]), max(2, math.ceil(side * search.zoom)))
         again = merge(self._close.look(image, square, search.min_score))
         away = np.linalg.norm(again.boxes[:, :2] + again.boxes[:, 2:] / 2 - centre, axis=1)
         scores = (again.scores + small.scores[row]) / 2
@@ -193,12 +216,14 @@ class Searching:
         return again.take(np.argsort(away[good])[:1])
 
 
-def anchors(network: Network) -> Array:
+def anchors(network: Network, shape: Shape) -> Array:
     """(n, 2) x, y of the anchors in input pixels: cell centres, row by row, each as often as it has anchors."""
     layers = []
     for stride, per_cell in network.anchors:
-        centres = (np.arange(network.size // stride, dtype=np.float32) + 0.5) * stride
-        y, x = np.meshgrid(centres, centres, indexing="ij")
+        down, right = (
+            (np.arange(side // stride, dtype=np.float32) + 0.5) * stride for side in shape
+        )
+        y, x = np.meshgrid(down, right, indexing="ij")
         layers.append(np.repeat(np.stack([x, y], axis=-1).reshape(-1, 2), per_cell, axis=0))
     return np.concatenate(layers)
 
@@ -219,39 +244,55 @@ def sigmoid(values: Array) -> Array:
     return (1 / (1 + np.exp(-limited))).astype(np.float32)
 
 
-def view(image: Rgb, square: Square, size: int) -> tuple[Rgb, Array, Array]:
-    """That part on a (size, size, 3) canvas, black outside the image, with scale and offset per axis.
+def view(image: Rgb, part: Part, shape: Shape) -> tuple[Rgb, Array, Array]:
+    """That part on a (height, width, 3) canvas, black outside the image, with scale and offset per axis.
 
     A point at p in the image is at `p * scale + offset` on the canvas.
     """
     height, width = image.shape[:2]
-    ratio = size / square.side
-    start = np.array([max(0, square.x), max(0, square.y)])
-    end = np.minimum([square.x + square.side, square.y + square.side], [width, height])
-    canvas = np.zeros((size, size, 3), dtype=np.uint8)
-    at = np.minimum(np.rint((start - [square.x, square.y]) * ratio), size - 1).astype(int)
-    shape = np.clip(np.rint((end - start) * ratio), 1, size - at).astype(int)
-    scale = (shape / np.maximum(end - start, 1)).astype(np.float32)
+    size = np.array(shape[::-1])
+    corner = np.array([part.x, part.y])
+    ratio = max(shape) / max(part.width, part.height)
+    start = np.maximum(corner, 0)
+    end = np.minimum(np.add(corner, [part.width, part.height]), [width, height])
+    canvas = np.zeros((*shape, 3), dtype=np.uint8)
+    at = np.minimum(np.rint((start - corner) * ratio), size - 1).astype(int)
+    sides = np.clip(np.rint((end - start) * ratio), 1, size - at).astype(int)
+    scale = (sides / np.maximum(end - start, 1)).astype(np.float32)
     if (end > start).all():
-        part = image[start[1] : end[1], start[0] : end[0]]
-        (x, y), (w, h) = at, shape
-        canvas[y : y + h, x : x + w] = geometry.resize(part, int(w), int(h))
+        seen = image[start[1] : end[1], start[0] : end[0]]
+        (x, y), (w, h) = at, sides
+        canvas[y : y + h, x : x + w] = geometry.reduce(seen, int(w), int(h))
     return canvas, scale, (at - start * scale).astype(np.float32)
 
 
-def whole(image: Rgb) -> Square:
-    """The square about the entire image."""
+def whole(image: Rgb, network: Network) -> Part:
+    """The entire image in the middle of the least part that makes whole steps of the network's input."""
     height, width = image.shape[:2]
-    side = max(height, width)
-    return Square((width - side) // 2, (height - side) // 2, side)
+    step = max(height, width) * network.step / network.size
+    across, down = (max(side, math.ceil(side / step) * step) for side in (width, height))
+    return Part(
+        (width - round(across)) // 2, (height - round(down)) // 2, round(across), round(down)
+    )
 
 
-def tiles(image: Rgb) -> list[Square]:
+def frame(part: Part, network: Network) -> Shape:
+    """Height and width of the network's input for that part: its longer side fills the input's."""
+    step = max(part.width, part.height) * network.step / network.size
+    down, across = (max(1, round(side / step)) for side in (part.height, part.width))
+    return down * network.step, across * network.step
+
+
+def _square(x: int, y: int, side: int) -> Part:
+    return Part(x, y, side, side)
+
+
+def tiles(image: Rgb) -> list[Part]:
     """Up to eight overlapping squares that cover the image, a little over half its longer side or less."""
     height, width = image.shape[:2]
     longer, shorter = max(height, width), min(height, width)
     side = math.ceil(max(min(0.56 * longer, shorter), longer / 6))
-    return [Square(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
+    return [_square(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -341,6 +382,7 @@ SHORT = Network(
         "short_range.tflite", "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633"
     ),
     size=128,
+    step=128,
     anchors=((8, 2), (16, 6)),
     outputs=("regressors", "classificators"),
 )
@@ -349,6 +391,7 @@ FULL = Network(
         "full_range.tflite", "99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3"
     ),
     size=192,
+    step=192,
     anchors=((4, 1),),
     outputs=("reshaped_regressor_face_4", "reshaped_classifier_face_4"),
 )
@@ -357,6 +400,7 @@ BACK = Network(
         "back.tflite", "e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8"
     ),
     size=256,
+    step=32,
     anchors=((16, 2), (32, 6)),
     outputs=("regressors", "classificators"),
 )
@@ -364,12 +408,18 @@ BACK = Network(
 
 def load(resources: Resources, network: Network) -> BlazeFace:
     """The network, converted on first use; raises WeightsMissing or BadWeights."""
+    width = lanes()
     path = resources.weights.derived(
-        network.weights.name.replace(".tflite", "_1.onnx"),
+        network.weights.name.replace(".tflite", f"_2_{width}.onnx"),
         [network.weights],
-        lambda paths: tflite_onnx.convert(paths[0].read_bytes()),
+        lambda paths: tflite_onnx.convert(paths[0].read_bytes(), width),
     )
-    return BlazeFace(resources.runtime.session(path, network.outputs), network)
+
+    def loaded(shape: Shape) -> Session:
+        sides = dict(zip(tflite_onnx.FREE[1:], shape, strict=True))
+        return resources.runtime.session(path, network.outputs, sides)
+
+    return BlazeFace(network, loaded)
 
 
 def _searching(resources: Resources) -> Searching:

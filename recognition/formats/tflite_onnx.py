@@ -1,7 +1,8 @@
 """TensorFlow Lite float networks as ONNX graphs: the operators that BlazeFace uses, and no others.
 
 Inside the graph feature maps are channels first, with the weights transposed once; Transpose nodes stand at its ends
-only, so that inputs and outputs are laid out as in the source. The batch size, 1 in the source, becomes free.
+only, so that inputs and outputs are laid out as in the source. The batch size, 1 in the source, becomes free, and so do
+height and width, whose padding is that of the source's: they are to be multiples of the network's largest stride.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from recognition.errors import BadWeights
+from recognition.formats.lanes import widen
 
 OPSET = 17
 IR_VERSION = 8
+FREE = ("n", "height", "width")
+"""The dimensions of the graph's input that are not fixed."""
 MOST_ITEMS = 10_000
 """Operators or tensors in one file; a bound for damaged counts, far above any network read here."""
 
@@ -55,13 +59,14 @@ class _Network:
     outputs: tuple[int, ...]
 
 
-def convert(data: bytes) -> bytes:
+def convert(data: bytes, lanes: int = 1) -> bytes:
     """The serialised ONNX model of a .tflite file with one float image input; raises BadWeights.
 
-    Inputs (n, height, width, channels) and outputs (n, rows, columns) are float32 and keep the source's names.
+    Inputs (n, height, width, channels) and outputs (n, rows, columns) are float32 and keep the source's names; rows go
+    by the cells of the feature maps, row by row. Channels are filled up to multiples of `lanes`.
     """
     network = parse(data)
-    model = _Writer(network).model()
+    model = widen(_Writer(network).model(), lanes)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -200,8 +205,11 @@ class _Writer:
         graph = helper.make_graph(
             self._nodes,
             "network",
-            [self._value(name, image)],
-            [self._value(self._name(i), i) for i in self._network.outputs],
+            [_value(name, (*FREE, self._shape(image)[3]))],
+            [
+                _value(self._name(i), (FREE[0], f"rows{i}", *self._shape(i)[2:]))
+                for i in self._network.outputs
+            ],
             self._weights,
         )
         opset = helper.make_opsetid("", OPSET)
@@ -289,7 +297,7 @@ class _Writer:
         _need(math.prod(shape) == math.prod(self._shape(image)), "RESHAPE changes the size")
         last = f"{self._name(image)}_nhwc_{target}"
         self._node("Transpose", [self._name(image)], last, {"perm": [0, 2, 3, 1]})
-        sizes = self._add(f"r{target}", np.array([0, *shape[1:]], dtype=np.int64))
+        sizes = self._add(f"r{target}", np.array([0, -1, shape[2]], dtype=np.int64))
         self._node("Reshape", [last, sizes], self._name(target))
 
     def _concat(self, op: _Operator) -> None:
@@ -344,6 +352,6 @@ class _Writer:
         )
         self._nodes.append(node)
 
-    def _value(self, name: str, index: int) -> onnx.ValueInfoProto:
-        shape: list[str | int] = ["n", *self._shape(index)[1:]]
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

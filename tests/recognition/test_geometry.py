@@ -72,6 +72,31 @@ def test_boxes_of_rows_and_images():
     assert geometry.whole(np.zeros((7, 9, 3), np.uint8)) == Box(0, 0, 9, 7)
 
 
+@pytest.mark.parametrize("size", [(480, 384), (301, 500), (1000, 90), (2001, 1999)])
+@pytest.mark.parametrize("factor", [0.9, 0.5, 0.27, 0.11])
+def test_reduce_is_close_to_the_mean_of_areas(size: tuple[int, int], factor: float):
+    noise = np.random.default_rng(3).normal(0, 20, size)
+    y, x = np.indices(size)
+    waves = 120 + 40 * np.sin(x / 40 + 1) + 40 * np.cos(y / 50)
+    image = np.repeat(np.clip(waves + noise, 0, 255)[..., None], 3, axis=2).astype(np.uint8)
+    target = round(size[1] * factor), round(size[0] * factor)
+    reduced = geometry.reduce(image, *target)
+    assert reduced.shape == (target[1], target[0], 3)
+    assert reduced.dtype == np.uint8
+    away = np.abs(reduced.astype(int) - geometry.resize(image, *target))
+    assert away.mean() < 4
+    thinned = image[:: round(1 / factor), :: round(1 / factor)][: target[1], : target[0]]
+    if factor < 0.3:  # what taking every n-th pixel would have cost
+        known = geometry.resize(image, thinned.shape[1], thinned.shape[0]).astype(int)
+        assert away.mean() < 0.4 * np.abs(thinned - known).mean()
+
+
+def test_reduce_enlarges_as_resize_does():
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    np.testing.assert_array_equal(geometry.reduce(image, 9, 8), geometry.resize(image, 9, 8))
+    np.testing.assert_array_equal(geometry.reduce(image, 5, 4), image)
+
+
 def test_shrink_bounds_the_longer_side_and_never_enlarges():
     small, scale = geometry.shrink(np.zeros((100, 400, 3), np.uint8), 200)
     assert (small.shape, scale) == ((50, 200, 3), 0.5)

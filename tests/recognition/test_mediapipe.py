@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from recognition.detectors import mediapipe
-from recognition.detectors.mediapipe import Found, Square
+from recognition.detectors.mediapipe import Found, Part
+from recognition.formats import tflite_onnx
+from recognition.runtime import lanes
 from recognition.spec import Resources
 from recognition.types import Detection, Detector, Rgb
 
@@ -104,7 +109,7 @@ def test_a_wide_picture_in_which_one_look_shows_nothing_is_searched(
     wide = np.full((300, 3000, 3), 128, np.uint8)
     wide[100:250, 1500:1800] = image[180:330, 100:400]
     network = mediapipe.load(resources, mediapipe.BACK)
-    assert not len(network.look(wide, mediapipe.whole(wide), 0.5).scores)
+    assert not len(network.look_at_all(wide, 0.5).scores)
     (face,) = build("mediapipe", resources).detect([wide])[0]
     expected = np.add(middles[0], (1400, -80))
     assert face.landmarks is not None
@@ -164,17 +169,23 @@ def test_groups_are_found_whole(file: str, people: int, resources: Resources, sh
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "first", "last"),
+    ("name", "shape", "count", "first", "last"),
     [
-        ("short", 896, (4, 4), (120, 120)),
-        ("full", 2304, (2, 2), (190, 190)),
-        ("back", 896, (8, 8), (240, 240)),
+        ("short", (128, 128), 896, (4, 4), (120, 120)),
+        ("full", (192, 192), 2304, (2, 2), (190, 190)),
+        ("back", (256, 256), 896, (8, 8), (240, 240)),
+        ("back", (256, 96), 336, (8, 8), (80, 240)),
+        ("back", (32, 256), 112, (8, 8), (240, 16)),
     ],
 )
 def test_anchors_are_the_centres_of_the_cells(
-    name: str, count: int, first: tuple[float, float], last: tuple[float, float]
+    name: str,
+    shape: tuple[int, int],
+    count: int,
+    first: tuple[float, float],
+    last: tuple[float, float],
 ):
-    anchors = mediapipe.anchors(NETWORKS[name])
+    anchors = mediapipe.anchors(NETWORKS[name], shape)
     assert anchors.shape == (count, 2)
     assert tuple(anchors[0]) == first
     assert tuple(anchors[-1]) == last
@@ -220,7 +231,8 @@ def test_tiles_cover_the_image_and_are_few(width: int, height: int):
     image = np.broadcast_to(np.uint8(0), (height, width, 3))
     tiles = mediapipe.tiles(image)
     assert 1 <= len(tiles) <= 8
-    side = tiles[0].side
+    side = tiles[0].width
+    assert {(t.width, t.height) for t in tiles} == {(side, side)}
     for starts, length in (({t.x for t in tiles}, width), ({t.y for t in tiles}, height)):
         ends = sorted(starts)
         assert ends[0] <= 0
@@ -232,7 +244,7 @@ def test_tiles_cover_the_image_and_are_few(width: int, height: int):
 def test_a_view_shows_its_square_and_black_around(x: int, y: int, side: int, size: int):
     height, width = 90, 160
     image = np.full((height, width, 3), 255, np.uint8)
-    canvas, scale, offset = mediapipe.view(image, Square(x, y, side), size)
+    canvas, scale, offset = mediapipe.view(image, Part(x, y, side, side), (size, size))
     ratio = size / side
     seen = [
         max(0, min(a + side, limit) - max(a, 0)) * ratio for a, limit in ((x, width), (y, height))
@@ -244,3 +256,60 @@ def test_a_view_shows_its_square_and_black_around(x: int, y: int, side: int, siz
         np.testing.assert_allclose(
             centre * scale + offset, (centre - [x, y]) * ratio, rtol=0, atol=1 + 0.02 * size
         )
+
+
+@given(sizes, sizes, st.sampled_from(sorted(NETWORKS)))
+def test_of_an_oblong_image_no_more_is_looked_at_than_the_networks_steps_want(
+    width: int, height: int, name: str
+):
+    network = NETWORKS[name]
+    image = np.broadcast_to(np.uint8(0), (height, width, 3))
+    part = mediapipe.whole(image, network)
+    shape = mediapipe.frame(part, network)
+    assert max(shape) == network.size
+    for place, extent, side, canvas in (
+        (part.x, part.width, width, shape[1]),
+        (part.y, part.height, height, shape[0]),
+    ):
+        assert place <= 0
+        assert place + extent >= side
+        assert canvas % network.step == 0
+        pixels = side * network.size / max(width, height)
+        assert pixels - 1e-6 <= canvas < pixels + network.step
+
+
+@pytest.mark.parametrize("portrait", PORTRAITS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_borders_of_black_change_next_to_nothing(
+    portrait: str, turned: bool, resources: Resources, portraits: dict[str, bytes]
+):
+    x, y, side, _ = CANONICAL["back"]["faces"][portrait]["box"]
+    width, height = (3.2 * side, 1.8 * side) if turned else (1.8 * side, 3.2 * side)
+    left, top = (max(0, int(a + side / 2 - b / 2)) for a, b in ((x, width), (y, height)))
+    oblong = rgb(portraits[portrait])[top : top + int(height), left : left + int(width)]
+    longest = max(oblong.shape[:2])
+    above, before = ((longest - length) // 2 for length in oblong.shape[:2])
+    square = np.zeros((longest, longest, 3), np.uint8)
+    square[above : above + oblong.shape[0], before : before + oblong.shape[1]] = oblong
+    (alone,), (bordered,) = build("mediapipe", resources).detect([oblong, square])
+    assert alone.landmarks is not None
+    assert bordered.landmarks is not None
+    away = alone.landmarks[:3] - bordered.landmarks[:3]
+    assert np.abs(np.add(away, [before, above])).max() < 0.03 * side
+    assert alone.score == pytest.approx(bordered.score, abs=0.05)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_lays_the_maps_out_once(name: str, resources: Resources, tmp_path: Path):
+    data = resources.weights.path(NETWORKS[name].weights).read_bytes()
+    (tmp_path / "network.onnx").write_bytes(tflite_onnx.convert(data, lanes()))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    for side in tflite_onnx.FREE[1:]:
+        options.add_free_dimension_override_by_name(side, NETWORKS[name].size)
+    ort.InferenceSession(tmp_path / "network.onnx", options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert kinds["ReorderInput"] <= 1
+    assert kinds["ReorderOutput"] <= 4
+    assert not kinds["Relu"]

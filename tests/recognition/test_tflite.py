@@ -40,18 +40,19 @@ def source(resources: Resources, network: Network) -> bytes:
     return resources.weights.path(network.weights).read_bytes()
 
 
-def session(resources: Resources, network: Network, folder: Path) -> Session:
+def session(resources: Resources, network: Network, folder: Path, lanes: int = 1) -> Session:
     path = folder / "network.onnx"
-    path.write_bytes(tflite_onnx.convert(source(resources, network)))
+    path.write_bytes(tflite_onnx.convert(source(resources, network), lanes))
     return Runtime(threads=1).session(path, network.outputs)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("lanes", [1, 8, 16])
 def test_gives_the_numbers_of_the_reference_interpreter(
-    name: str, resources: Resources, portraits: dict[str, bytes], tmp_path: Path
+    name: str, lanes: int, resources: Resources, portraits: dict[str, bytes], tmp_path: Path
 ):
     network, expected = NETWORKS[name], CANONICAL[name]["raw"]
-    run = session(resources, network, tmp_path)
+    run = session(resources, network, tmp_path, lanes)
     inputs = {
         "waves": waves(network.size),
         "obama.jpg": thinned(portraits["obama.jpg"], network.size),
