@@ -187,13 +187,13 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
 
     shapes = [_shape(decode(photo, limits)) for photo in photos]
     chip = np.zeros((150, 150, 3), np.uint8)
-    near = np.zeros((1, close.size, close.size, 3), np.float32)
+    near = np.zeros((1, close.size, close.size, 3), np.uint8)
 
     def work() -> None:
         until, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < until:
             decode(photos[done % len(photos)], limits)
-            wide.run(np.zeros((1, *shapes[done % len(photos)], 3), np.float32))
+            wide.run(np.zeros((1, *shapes[done % len(photos)], 3), np.uint8))
             close.run(near)
             embedder.embed([chip, chip], "native", "base")
             done += 1

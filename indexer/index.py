@@ -27,6 +27,7 @@ from indexer.progress import Run
 from indexer.settings import Settings
 from indexer.store import galleries, identities, images, spaces
 from indexer.store import tables as t
+from indexer.store.additions import Additions
 from indexer.store.engine import Database, WriteConnection
 from indexer.store.galleries import Gallery
 from indexer.store.images import ImageRow, Known
@@ -207,24 +208,22 @@ class Indexer:
             owners = identities.ensure(connection, gallery.id, [plan.owner(i.file) for i in items])
             changes: Changes = {}
             outcomes = []
-            with_faces: list[tuple[int, Extracted]] = []
-            models = self._recognizer.models
-            gate = gate_of(connection, gallery, targets[0], models)
-            for given in items:
-                owner = owners[galleries.clean_name(plan.owner(given.file), "an identity")]
+            gate = gate_of(connection, gallery, targets[0], self._recognizer.models)
+            people = [
+                owners[galleries.clean_name(plan.owner(i.file), "an identity")] for i in items
+            ]
+            contents = [(p, i.sha256) for p, i in zip(people, items, strict=True)]
+            place = _Place(connection, gallery, root, Additions(connection, contents))
+            for owner, given in zip(people, items, strict=True):
                 item = given if gate is None else _judged(gate, gallery, owner, given)
                 if item.known is not None and item.extracted is not None:
                     _log_deletion(connection, item.known.id, changes)
-                done = _store_one(connection, gallery, owner, root, item)
-                outcomes.append(done)
-                if done[2] is not None and item.extracted is not None:
-                    with_faces.append((done[2], item.extracted))
+                outcomes.append(_store_one(place, owner, item))
                 if gate is not None:  # the next one is compared with it
-                    store_faces(connection, gallery.id, with_faces, changes)
-                    with_faces.clear()
-            store_faces(connection, gallery.id, with_faces, changes)
+                    store_faces(connection, gallery.id, place.added(), changes)
+            store_faces(connection, gallery.id, place.added(), changes)
             spaces.publish(connection, changes)
-        for item, (outcome, reason, _) in zip(items, outcomes, strict=True):
+        for item, (outcome, reason) in zip(items, outcomes, strict=True):
             run.count(outcome)
             if reason is not None:
                 run.problem(item.file.locator, reason)
@@ -246,6 +245,20 @@ class Indexer:
                 spaces.publish(connection, deletions)
             run.count("removed", len(gone))
             run.step(len(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a batch goes; a new image waits with its faces, which a copy has none of."""
+
+    connection: WriteConnection
+    gallery: Gallery
+    root: Path
+    additions: Additions[Extracted | None]
+
+    def added(self) -> list[tuple[int, Extracted]]:
+        """Write the images that wait; those whose faces are to be stored."""
+        return [(i, found) for i, found in self.additions.flush() if found is not None]
 
 
 def _judged(gate: Gate, gallery: Gallery, owner: int, item: Item) -> Item:
@@ -310,49 +323,38 @@ def _move_one(
             changes.setdefault(space, []).extend((face, "I") for face in faces)
 
 
-def _store_one(
-    connection: WriteConnection, gallery: Gallery, owner: int, root: Path, item: Item
-) -> tuple[str, str | None, int | None]:
-    """Write the image's row; returns the outcome, a reason to report, and the id if it has faces."""
-    file, known, found = item.file, item.known, item.extracted
+def _store_one(place: _Place, owner: int, item: Item) -> tuple[str, str | None]:
+    """Let the image's row be as the file is; returns the outcome and a reason to report."""
+    file, known, found, additions = item.file, item.known, item.extracted, place.additions
     if item.problem is not None:
-        return "unreadable", item.problem, None
-    if found is None and known is not None:
-        images.update_image(connection, known.id, {"size": file.size, "mtime_ns": file.mtime_ns})
-        return "unchanged", None, None
+        return "unreadable", item.problem
     if found is None:
-        return "unchanged", None, None
-    twin = None
-    if found.state in ("ready", "no_face"):
-        twin = images.with_content(connection, owner, item.sha256)
+        if known is not None:
+            stamp = {"size": file.size, "mtime_ns": file.mtime_ns}
+            images.update_image(place.connection, known.id, stamp)
+        return "unchanged", None
+    twin = additions.twin(owner, item.sha256) if found.state in images.USABLE else None
+    if known is not None:
+        additions.remove(known.id)
     if twin is not None and twin.root is None:
-        _replace(connection, known)
-        stamp = {"size": file.size, "mtime_ns": file.mtime_ns, "source": "tree"}
-        place = {"root": str(root), "locator": file.locator}
-        images.update_image(connection, twin.id, {**stamp, **place})
-        return "unchanged", None, None
+        additions.place(twin, _row(file, place.root, item.sha256, found.state, None))
+        return "unchanged", None
     state, reason = found.state, found.reason
     if twin is not None:
         state, reason = "duplicate", f"same content as {twin.locator}"
-    _replace(connection, known)
     row = replace(
-        _row(file, root, item.sha256, state, reason),
-        gallery_id=gallery.id,
+        _row(file, place.root, item.sha256, state, reason),
+        gallery_id=place.gallery.id,
         identity_id=owner,
         width=found.width,
         height=found.height,
         flags=tuple(concern.check for concern in item.concerns),
     )
-    image_id = images.add(connection, row)
+    additions.add(row, found if twin is None else None)
     outcome = ("changed" if known is not None else "added") if state == "ready" else state
     if item.concerns and state == "ready":
         reason = f"flagged: {told(item.concerns)}"
-    return outcome, reason, None if twin is not None else image_id
-
-
-def _replace(connection: WriteConnection, known: Known | None) -> None:
-    if known is not None:
-        images.remove_images(connection, [known.id])
+    return outcome, reason
 
 
 def _log_deletion(connection: WriteConnection, image_id: int, changes: Changes) -> None:

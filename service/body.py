@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound=BaseModel)
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-SMALL_BYTES = 64 * 1024
+SMALL_BYTES = 512 * 1024
 """Larger bodies are parsed in a thread."""
 MAX_FIELDS = 100
 IMAGES = frozenset({"img", "img1", "img2", "files"})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from indexer.store import spaces
@@ -18,6 +18,9 @@ from indexer.store.engine import ReadConnection, WriteConnection, vault_of
 from indexer.store.vectors import received
 from recognition.pipeline import Face
 from recognition.types import Box, Detection, Points
+
+USABLE = ("ready", "no_face")
+"""States of which there is one image of a content to a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,16 @@ class Known:
     mtime_ns: int
     state: str
     uploaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A usable image of the same content."""
+
+    id: int
+    gallery_id: int
+    root: str | None
+    locator: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,14 @@ def add(connection: WriteConnection, image: ImageRow) -> int:
     return int(made or 0)
 
 
+def add_all(connection: WriteConnection, rows: Sequence[ImageRow]) -> list[int]:
+    """The new images' ids."""
+    if not rows:
+        return []
+    statement = insert(t.image).returning(t.image.c.id, sort_by_parameter_order=True)
+    return [int(i) for i in connection.scalars(statement, [_values(row) for row in rows])]
+
+
 def owner(connection: WriteConnection, gallery_id: int, image_id: int) -> int | None:
     """The identity of an image of the gallery."""
     return connection.scalar(
@@ -152,18 +173,26 @@ def update_image(connection: WriteConnection, image_id: int, values: Mapping[str
     connection.execute(update(t.image).where(t.image.c.id == image_id).values(dict(values)))
 
 
-def with_content(
-    connection: WriteConnection, identity_id: int, sha256: bytes
-) -> Row[*tuple[Any, ...]] | None:
-    """The identity's image of that content: id, gallery_id, root, locator, uploaded, state."""
+def twins(
+    connection: WriteConnection, contents: Iterable[tuple[int, bytes]]
+) -> dict[tuple[int, bytes], Twin]:
+    """The usable images of these contents, by identity and SHA-256."""
+    wanted = set(contents)
     i = t.image.c
-    return connection.execute(
-        select(i.id, i.gallery_id, i.root, i.locator, i.uploaded, i.state).where(
-            i.identity_id == identity_id,
-            i.sha256 == sha256,
-            i.state.in_(("ready", "no_face")),
+    rows = connection.execute(
+        select(i.identity_id, i.sha256, i.id, i.gallery_id, i.root, i.locator).where(
+            i.identity_id.in_({owner for owner, _ in wanted}),
+            i.sha256.in_({sha256 for _, sha256 in wanted}),
+            i.state.in_(USABLE),
         )
-    ).one_or_none()
+    )
+    found = {(row[0], bytes(row[1])): Twin(*row[2:]) for row in rows}
+    return {key: twin for key, twin in found.items() if key in wanted}
+
+
+def with_content(connection: WriteConnection, identity_id: int, sha256: bytes) -> Twin | None:
+    """The identity's usable image of that content."""
+    return twins(connection, [(identity_id, sha256)]).get((identity_id, sha256))
 
 
 def elsewhere(connection: ReadConnection, gallery_id: int, root: str) -> list[Elsewhere]:
@@ -173,7 +202,7 @@ def elsewhere(connection: ReadConnection, gallery_id: int, root: str) -> list[El
         _known(i.root).where(
             i.gallery_id == gallery_id,
             i.root != root,
-            i.state.in_(("ready", "no_face")),
+            i.state.in_(USABLE),
         )
     )
     return [Elsewhere(Known(*row[:-1]), row[-1]) for row in rows]
@@ -185,7 +214,7 @@ def left_copies(connection: ReadConnection, gallery_id: int, root: str) -> list[
     kept = select(first.c.id).where(
         first.c.identity_id == i.identity_id,
         first.c.sha256 == i.sha256,
-        first.c.state.in_(("ready", "no_face")),
+        first.c.state.in_(USABLE),
     )
     rows = connection.execute(
         _known().where(
@@ -334,7 +363,7 @@ def pending(
 def _pending(gallery_id: int, space_id: int) -> tuple[ColumnElement[bool], ...]:
     i, x = t.image.c, t.extraction.c
     seen = select(x.image_id).where(x.space_id == space_id, x.image_id == i.id).exists()
-    return i.gallery_id == gallery_id, i.state.in_(("ready", "no_face")), ~seen
+    return i.gallery_id == gallery_id, i.state.in_(USABLE), ~seen
 
 
 def count_pending(connection: ReadConnection, gallery_id: int, space_id: int) -> int:
@@ -387,7 +416,7 @@ def take_states(connection: WriteConnection, gallery_id: int, space_id: int) -> 
             i.id == x.image_id,
             x.space_id == space_id,
             i.gallery_id == gallery_id,
-            x.state.in_(("ready", "no_face")),
+            x.state.in_(USABLE),
         )
         .values(state=x.state, reason=case((x.state == "no_face", "no face found")))
     )

@@ -108,8 +108,8 @@ class BlazeFace:
         self.size = network.size
         self._for((network.size, network.size))
 
-    def run(self, tensor: Array) -> list[Array]:
-        """The network's answers to (n, height, width, 3) values -1..1: boxes and logits, not decoded."""
+    def run(self, tensor: NDArray[np.uint8]) -> list[Array]:
+        """The network's answers to (n, height, width, 3) uint8: boxes and logits, not decoded."""
         return self._for((tensor.shape[1], tensor.shape[2]))[0](tensor)
 
     def look(self, image: Rgb, part: Part, min_score: float) -> Found:
@@ -120,14 +120,14 @@ class BlazeFace:
         """Faces on a canvas of the network's size, of which `view` tells scale and offset, before suppression."""
         canvas, scale, offset = seen
         session, places = self._for((canvas.shape[0], canvas.shape[1]))
-        raw, logits = session(canvas[None].astype(np.float32) / np.float32(127.5) - np.float32(1))
-        scores = sigmoid(logits[0, :, 0])
-        good = np.flatnonzero(scores > min_score)
+        raw, logits = session(canvas[None])
+        good = np.flatnonzero(logits[0, :, 0] > _logit(min_score))
+        scores = sigmoid(logits[0, good, 0])
         boxes, points = decode(raw[0, good], places[good])
         valid = np.flatnonzero(boxes[:, 2:].min(axis=1, initial=np.inf) > 0)
         sides: Array = boxes[:, 2:].max(axis=1)
         boxes = np.concatenate([(boxes[:, :2] - offset) / scale, boxes[:, 2:] / scale], axis=1)
-        return Found(boxes, (points - offset) / scale, scores[good], sides).take(valid)
+        return Found(boxes, (points - offset) / scale, scores, sides).take(valid)
 
     def look_at_all(self, image: Rgb, min_score: float) -> Found:
         """Faces in the whole image, before suppression."""
@@ -242,6 +242,10 @@ def sigmoid(values: Array) -> Array:
     """Scores 0..1 of raw ones."""
     limited: Array = np.clip(values, -SCORE_LIMIT, SCORE_LIMIT).astype(np.float32)
     return (1 / (1 + np.exp(-limited))).astype(np.float32)
+
+
+def _logit(score: float) -> float:
+    return math.log(score / (1 - score))
 
 
 def view(image: Rgb, part: Part, shape: Shape) -> tuple[Rgb, Array, Array]:
@@ -410,9 +414,9 @@ def load(resources: Resources, network: Network) -> BlazeFace:
     """The network, converted on first use; raises WeightsMissing or BadWeights."""
     width = lanes()
     path = resources.weights.derived(
-        network.weights.name.replace(".tflite", f"_2_{width}.onnx"),
+        network.weights.name.replace(".tflite", f"_3_{width}.onnx"),
         [network.weights],
-        lambda paths: tflite_onnx.convert(paths[0].read_bytes(), width),
+        lambda paths: tflite_onnx.convert(paths[0].read_bytes(), width, pixels=True),
     )
 
     def loaded(shape: Shape) -> Session:

@@ -59,14 +59,15 @@ class _Network:
     outputs: tuple[int, ...]
 
 
-def convert(data: bytes, lanes: int = 1) -> bytes:
+def convert(data: bytes, lanes: int = 1, *, pixels: bool = False) -> bytes:
     """The serialised ONNX model of a .tflite file with one float image input; raises BadWeights.
 
     Inputs (n, height, width, channels) and outputs (n, rows, columns) are float32 and keep the source's names; rows go
-    by the cells of the feature maps, row by row. Channels are filled up to multiples of `lanes`.
+    by the cells of the feature maps, row by row. Channels are filled up to multiples of `lanes`. With `pixels` the
+    input is uint8, of which -1..1 are made.
     """
     network = parse(data)
-    model = widen(_Writer(network).model(), lanes)
+    model = widen(_Writer(network, pixels=pixels).model(), lanes)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -187,7 +188,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class _Writer:
     """Collects the nodes of one ONNX graph, operator by operator."""
 
-    def __init__(self, network: _Network) -> None:
+    def __init__(self, network: _Network, *, pixels: bool) -> None:
+        self._pixels = pixels
         self._tensors = network.tensors
         self._network = network
         self._nodes: list[onnx.NodeProto] = []
@@ -199,21 +201,39 @@ class _Writer:
         (image,) = self._network.inputs if len(self._network.inputs) == 1 else (-1,)
         _need(image >= 0 and len(self._shape(image)) == 4, "one image input is expected")
         name = self._tensors[image].name
-        self._node("Transpose", [name], self._name(image), {"perm": [0, 3, 1, 2]})
+        self._input(name, self._name(image))
         for operator in self._network.operators:
             self.HANDLERS[operator.code](self, operator)
         graph = helper.make_graph(
             self._nodes,
             "network",
-            [_value(name, (*FREE, self._shape(image)[3]))],
             [
-                _value(self._name(i), (FREE[0], f"rows{i}", *self._shape(i)[2:]))
+                helper.make_tensor_value_info(
+                    name,
+                    TensorProto.UINT8 if self._pixels else TensorProto.FLOAT,
+                    (*FREE, self._shape(image)[3]),
+                )
+            ],
+            [
+                helper.make_tensor_value_info(
+                    self._name(i), TensorProto.FLOAT, (FREE[0], f"rows{i}", *self._shape(i)[2:])
+                )
                 for i in self._network.outputs
             ],
             self._weights,
         )
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+
+    def _input(self, name: str, target: str) -> None:
+        turned: _Attributes = {"perm": [0, 3, 1, 2]}
+        if not self._pixels:
+            self._node("Transpose", [name], target, turned)
+            return
+        self._node("Transpose", [name], "turned", turned)
+        self._node("Cast", ["turned"], "cast", {"to": TensorProto.FLOAT})
+        self._node("Div", ["cast", self._add("half", np.array([127.5], np.float32))], "scaled")
+        self._node("Sub", ["scaled", self._add("one", np.array([1], np.float32))], target)
 
     def _dequantize(self, op: _Operator) -> None:
         source, target = self._ends(op, 1)
@@ -351,7 +371,3 @@ class _Writer:
             helper.make_attribute(key, value) for key, value in (attributes or {}).items()
         )
         self._nodes.append(node)
-
-
-def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -68,6 +68,20 @@ def test_gives_the_numbers_of_the_reference_interpreter(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_pixels_give_the_numbers_of_their_values(
+    name: str, resources: Resources, portraits: dict[str, bytes], tmp_path: Path
+):
+    network = NETWORKS[name]
+    values = thinned(portraits["obama.jpg"], network.size)[None]
+    pixels = np.rint((values + 1) * 127.5).astype(np.uint8)
+    path = tmp_path / "pixels.onnx"
+    path.write_bytes(tflite_onnx.convert(source(resources, network), pixels=True))
+    found = Runtime(threads=1).session(path, network.outputs)(pixels)
+    for ours, expected in zip(found, session(resources, network, tmp_path)(values), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_batch_gives_what_its_images_give_alone(name: str, resources: Resources, tmp_path: Path):
     network = NETWORKS[name]
     run = session(resources, network, tmp_path)
