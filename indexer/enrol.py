@@ -80,23 +80,28 @@ class Extractor:
         self._selection = Selection(max_faces=settings.enrol_max_faces)
 
     def extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
-        """Never raises for a bad image: the reason is part of the result."""
+        """Never raises for a bad image: the reason is part of the result. There is at least one target."""
         sha256 = hashlib.sha256(data).digest()
+        sights, faces = {}, {}
         try:
-            image = self.recognizer.decode(data, self._limits)
+            for space in targets:
+                how = space.recipe, self._selection
+                sights[space.id] = self.recognizer.see(data, self._limits, *how)
         except (UndecodableImage, ImageTooLarge) as error:
             large = isinstance(error, ImageTooLarge)
             return Extracted(
                 sha256, len(data), "unreadable", str(error), None, None, {}, too_large=large
             )
-        faces = {
-            space.id: self.recognizer.represent([image], space.recipe, self._selection)[0]
-            for space in targets
-        }
-        found = bool(targets) and bool(faces[targets[0].id])
-        height, width = image.shape[:2]
-        state, reason = ("ready", None) if found else ("no_face", NO_FACE)
-        return Extracted(sha256, len(data), state, reason, width, height, faces)
+        for space in targets:
+            sight = sights[space.id]
+            (described,) = self.recognizer.describe(
+                [sight.picture.pixels], [sight.faces], space.recipe
+            )
+            faces[space.id] = sight.in_file(described)
+        first = targets[0].id
+        size = sights[first].picture.width, sights[first].picture.height
+        state, reason = ("ready", None) if faces[first] else ("no_face", NO_FACE)
+        return Extracted(sha256, len(data), state, reason, *size, faces)
 
 
 @dataclass(frozen=True, slots=True)

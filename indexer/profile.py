@@ -85,10 +85,10 @@ class _Subject:
         with timed(self._clock.note, "read"):
             data = path.read_bytes()
         try:
-            image = self._recognizer.decode(data, self._limits)
+            sight = self._recognizer.see(data, self._limits, self._recipe, Selection())
         except RecognitionError:
             return None
-        (faces,) = self._recognizer.represent([image], self._recipe, Selection())
+        (faces,) = self._recognizer.describe([sight.picture.pixels], [sight.faces], self._recipe)
         if self._target is not None and faces:
             probes = np.stack([face.embedding for face in faces])
             query = Query(gallery=self._target.gallery, threshold=2.0)

@@ -10,7 +10,7 @@ from indexer.errors import IndexerError
 from indexer.settings import Settings
 from indexer.weights import weights_cache
 from recognition.decoding import DecoderPool
-from recognition.images import decode
+from recognition.images import read
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.sources import Watch, unwatched
@@ -39,7 +39,7 @@ def recognizer(
     weights = weights_cache(settings, addresses=True, watch=watch)
     models = own_models.load(settings.models_folder)
     pool = decoders(settings, settings.images_at_once) if isolated else None
-    resources = Resources(weights, Runtime(threads=1), decode if pool is None else pool.decode)
+    resources = Resources(weights, Runtime(threads=1), read if pool is None else pool.read)
     return Recognizer(resources, models, settings.attribute_models, observe=observe)
 
 

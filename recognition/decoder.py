@@ -30,7 +30,7 @@ from recognition.decoding import (
     received,
 )
 from recognition.errors import ImageTooLarge, UndecodableImage
-from recognition.images import ImageLimits, decode, heif_available
+from recognition.images import ImageLimits, heif_available, read
 
 MEMORY = 2 << 30
 BYTES_PER_PIXEL = 48
@@ -75,19 +75,21 @@ def bound_memory(limits: ImageLimits) -> None:
 
 def answer(pipe: socket.socket, shared: mmap.mmap) -> None:
     """One file in, its pixels or a reason out. Raises Ended when nobody asks any more."""
-    size, max_bytes, max_pixels = REQUEST.unpack(received(pipe, REQUEST.size))
+    size, max_bytes, max_pixels, enough = REQUEST.unpack(received(pipe, REQUEST.size))
     data = received(pipe, size)
     limits = ImageLimits(max_bytes, max_pixels)
     bound_memory(limits)
     try:
-        pixels = decode(bytes(data), limits)
+        picture = read(bytes(data), limits, enough or None)
     except (UndecodableImage, ImageTooLarge) as error:
         kind = TOO_LARGE if isinstance(error, ImageTooLarge) else DAMAGED
         reason = str(error).encode()[:MAX_REASON]
-        pipe.sendall(ANSWER.pack(kind, len(reason), 0) + reason)
+        pipe.sendall(ANSWER.pack(kind, len(reason), 0, 0, 0) + reason)
         return
+    pixels = picture.pixels
     np.copyto(np.frombuffer(shared, np.uint8, pixels.size).reshape(pixels.shape), pixels)
-    pipe.sendall(ANSWER.pack(PIXELS, pixels.shape[0], pixels.shape[1]))
+    sizes = *pixels.shape[:2], picture.height, picture.width
+    pipe.sendall(ANSWER.pack(PIXELS, *sizes))
 
 
 if __name__ == "__main__":

@@ -25,16 +25,16 @@ from typing import TypeAlias
 import numpy as np
 
 from recognition.errors import ImageTooLarge, UndecodableImage
-from recognition.images import ImageLimits
+from recognition.images import ImageLimits, Picture
 from recognition.types import Rgb
 
-Decoder: TypeAlias = Callable[[bytes, ImageLimits], Rgb]
-"""Pixels of a file, or UndecodableImage or ImageTooLarge: `images.decode`, or `DecoderPool.decode`."""
+Decoder: TypeAlias = Callable[[bytes, ImageLimits, int | None], Picture]
+"""Pixels of a file, or UndecodableImage or ImageTooLarge: `images.read`, or `DecoderPool.read`."""
 
-REQUEST = struct.Struct("<QQQ")
-"""Bytes that follow, and the limits: bytes and pixels."""
-ANSWER = struct.Struct("<BII")
-"""PIXELS with height and width, or DAMAGED or TOO_LARGE with the length of the reason and 0."""
+REQUEST = struct.Struct("<QQQQ")
+"""Bytes that follow, the limits (bytes and pixels), and how many pixels of the longer side are enough (or 0)."""
+ANSWER = struct.Struct("<BIIII")
+"""PIXELS with height and width of them and of the file, or DAMAGED or TOO_LARGE with the length of the reason and 0."""
 PIXELS, DAMAGED, TOO_LARGE = 0, 1, 2
 MAX_REASON = 4096
 STOP_S = 2.0
@@ -74,7 +74,11 @@ class DecoderPool:
             process.start()
 
     def decode(self, data: bytes, limits: ImageLimits) -> Rgb:
-        """As `images.decode`; UndecodableImage too for a file that ends its process or takes too long."""
+        """All pixels of `read`."""
+        return self.read(data, limits).pixels
+
+    def read(self, data: bytes, limits: ImageLimits, enough: int | None = None) -> Picture:
+        """As `images.read`; UndecodableImage too for a file that ends its process or takes too long."""
         if len(data) > limits.max_bytes:
             raise ImageTooLarge(
                 f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken"
@@ -82,7 +86,7 @@ class DecoderPool:
         limits = ImageLimits(limits.max_bytes, min(limits.max_pixels, self._max_pixels))
         process = self._idle.get()
         try:
-            return process.decode(data, limits, time.monotonic() + self._timeout_s)
+            return process.read(data, limits, enough, time.monotonic() + self._timeout_s)
         except TimeoutError as error:
             self._end(process)
             raise UndecodableImage(TOO_SLOW.format(seconds=self._timeout_s)) from error
@@ -146,16 +150,20 @@ class _DecoderProcess:
         self._running = _Running(process, ours, memory, shared)
         return self._running
 
-    def decode(self, data: bytes, limits: ImageLimits, deadline: float) -> Rgb:
+    def read(
+        self, data: bytes, limits: ImageLimits, enough: int | None, deadline: float
+    ) -> Picture:
         """Raises TimeoutError, Ended, OSError, UndecodableImage, ImageTooLarge."""
         running = self.start()
         pipe = running.pipe
         pipe.settimeout(_left(deadline))
-        pipe.sendall(REQUEST.pack(len(data), limits.max_bytes, limits.max_pixels))
+        pipe.sendall(REQUEST.pack(len(data), limits.max_bytes, limits.max_pixels, enough or 0))
         pipe.sendall(data)
-        kind, first, second = ANSWER.unpack(received(pipe, ANSWER.size, deadline))
-        if kind == PIXELS and 0 < first * second <= limits.max_pixels:
-            return _taken(running, first, second)
+        answer = ANSWER.unpack(received(pipe, ANSWER.size, deadline))
+        kind, first, second, height, width = answer
+        whole = height * width <= limits.max_pixels and first <= height and second <= width
+        if kind == PIXELS and first * second > 0 and whole:
+            return Picture(_taken(running, first, second), width, height)
         if kind not in (DAMAGED, TOO_LARGE) or first > MAX_REASON:
             raise Ended
         reason = received(pipe, first, deadline).decode(errors="replace")

@@ -217,7 +217,7 @@ class Yu:
             )
         (found,) = self._network.detect([view])
         return tuple(
-            rounded(scaled(rounded(face, np.trunc), (1 / ratio, 1 / ratio)), np.trunc)
+            rounded(geometry.scaled(rounded(face, np.trunc), (1 / ratio, 1 / ratio)), np.trunc)
             for face in found
         )
 
@@ -253,7 +253,7 @@ class Within:
     def _detect(self, image: Rgb) -> tuple[Detection, ...]:
         small, (x, y) = geometry.within(image, self.pixels)
         (found,) = self.detector.detect([small])
-        return tuple(scaled(face, (float(x), float(y))) for face in found)
+        return tuple(geometry.scaled(face, (float(x), float(y))) for face in found)
 
 
 def rounded(face: Detection, way: Callable[[Array], Array], *, corners: bool = False) -> Detection:
@@ -264,13 +264,6 @@ def rounded(face: Detection, way: Callable[[Array], Array], *, corners: bool = F
         box = np.concatenate([low, high - low])
     points = None if face.landmarks is None else way(face.landmarks)
     return Detection(geometry.to_box(way(box)), face.score, points)
-
-
-def scaled(face: Detection, factors: tuple[float, float]) -> Detection:
-    x, y = factors
-    box = Box(x * face.box.x, y * face.box.y, x * face.box.w, y * face.box.h)
-    points = None if face.landmarks is None else (face.landmarks * factors).astype(np.float32)
-    return Detection(box, face.score, points)
 
 
 def eyes(right: Sequence[float] | Array, left: Sequence[float] | Array) -> Points:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition.types import Box, Rgb
+from recognition.types import Box, Detection, Rgb
 
 Boxes: TypeAlias = NDArray[np.float32]
 """(n, 4) float32 x, y, width, height."""
@@ -110,6 +110,15 @@ def reduce(image: Rgb, width: int, height: int) -> Rgb:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(
         np.uint8, copy=False
     )
+
+
+def scaled(face: Detection, factors: tuple[float, float]) -> Detection:
+    """The face in an image that is larger by these factors of x and y."""
+    x, y = factors
+    box = Box(x * face.box.x, y * face.box.y, x * face.box.w, y * face.box.h)
+    points = None if face.landmarks is None else (face.landmarks * factors).astype(np.float32)
+    mouth = None if face.mouth is None else (x * face.mouth[0], y * face.mouth[1])
+    return Detection(box, face.score, points, mouth)
 
 
 def shrink(image: Rgb, longest: int) -> tuple[Rgb, float]:

@@ -28,6 +28,21 @@ class ImageLimits:
     max_pixels: int = 50_000_000
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A file's pixels, perhaps fewer than it has, and the size of the whole, the right way up."""
+
+    pixels: Rgb
+    width: int
+    height: int
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What x and y among the pixels are to be multiplied with to be those of the file."""
+        height, width = self.pixels.shape[:2]
+        return self.width / width, self.height / height
+
+
 def heif_available() -> bool:
     """Whether the optional HEIC plug-in is installed; it is registered with Pillow if so."""
     try:
@@ -43,9 +58,16 @@ def suffixes() -> frozenset[str]:
 
 
 def decode(data: bytes, limits: ImageLimits) -> Rgb:
+    """All pixels of `read`."""
+    return read(data, limits).pixels
+
+
+def read(data: bytes, limits: ImageLimits, enough: int | None = None) -> Picture:
     """Pixels of the first frame, EXIF orientation applied, transparency laid on white.
 
-    Raises ImageTooLarge before anything is decoded, UndecodableImage for all that is not a whole image.
+    A JPEG whose longer side has at least 2, 4 or 8 times `enough` pixels is decoded at that fraction of its size, which
+    takes as much less time. Raises ImageTooLarge before anything is decoded, UndecodableImage for all that is not a
+    whole image.
     """
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(
@@ -58,7 +80,9 @@ def decode(data: bytes, limits: ImageLimits) -> Rgb:
             width, height = image.size
             if width * height > limits.max_pixels:
                 raise ImageTooLarge(_too_large(width, height, limits))
-            return np.ascontiguousarray(_rgb(_upright(image)))
+            if enough is not None:
+                image.draft(None, _reduced(width, height, enough))
+            return _picture(image, width, height)
     except (ImageTooLarge, UndecodableImage):
         raise
     except Image.DecompressionBombError as error:
@@ -83,11 +107,21 @@ def _too_large(width: int, height: int, limits: ImageLimits) -> str:
     return f"the image has {width} x {height} pixels; at most {limits.max_pixels} are taken"
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduced(width: int, height: int, enough: int) -> tuple[int, int]:
+    """The least size that is asked of a decoder."""
+    share = min(1.0, enough / max(width, height))
+    return max(1, int(width * share)), max(1, int(height * share))
+
+
+def _picture(image: Image.Image, width: int, height: int) -> Picture:
+    """The right way up; width and height are those of the file."""
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
-        return ImageOps.exif_transpose(image)
-    return image
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+    pixels = np.ascontiguousarray(_rgb(upright))
+    if orientation in range(5, 9):
+        width, height = height, width
+    return Picture(pixels, width, height)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

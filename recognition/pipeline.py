@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition import antispoofing, deepface, deepface_detectors, registry
+from recognition import antispoofing, deepface, deepface_detectors, geometry, registry
 from recognition.errors import CannotJudge, ModelUnavailable, SpoofDetected, WeightsMissing
-from recognition.images import ImageLimits
+from recognition.images import ImageLimits, Picture
 from recognition.landmarks import LandmarkPredictor
 from recognition.models import foreign
 from recognition.quality import Measures, measure, overall
@@ -124,6 +124,18 @@ class Face:
     """None where the photograph was not seen."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """A file's pixels, perhaps fewer than it has, and the faces where they are among these."""
+
+    picture: Picture
+    faces: tuple[Detection, ...]
+
+    def in_file(self, faces: Sequence[Face]) -> tuple[Face, ...]:
+        """Faces that were described by these pixels, in pixels of the file."""
+        return tuple(_enlarged(face, self.picture.factors) for face in faces)
+
+
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
 
@@ -206,8 +218,35 @@ class Recognizer:
 
     def decode(self, data: bytes, limits: ImageLimits) -> Rgb:
         """(height, width, 3) uint8. Raises UndecodableImage, ImageTooLarge."""
+        return self._read(data, limits, None).pixels
+
+    def _read(self, data: bytes, limits: ImageLimits, enough: int | None) -> Picture:
         with timed(self._observe, "decode"):
-            return self._resources.decoder(data, limits)
+            return self._resources.decoder(data, limits, enough)
+
+    def see(
+        self,
+        data: bytes,
+        limits: ImageLimits,
+        recipe: Recipe,
+        selection: Selection,
+        *,
+        whole: bool = False,
+    ) -> Sight:
+        """The faces of a file that `represent` would describe, and pixels to describe them by: of a large JPEG no more
+        than the detector and, for the smallest face, the network can use. All of them if `whole`, or as DeepFace does.
+
+        Raises UndecodableImage, ImageTooLarge.
+        """
+        least = registry.detector(recipe.detector).enough
+        picture = self._read(data, limits, None if whole or recipe.align == "deepface" else least)
+        (faces,) = self.locate([picture.pixels], recipe, selection)
+        wanted = _wanted(picture, faces, max(self.spec(recipe).input_size))
+        if wanted is None:
+            return Sight(picture, faces)
+        larger = self._read(data, limits, wanted)
+        factors = tuple(a / b for a, b in zip(picture.factors, larger.factors, strict=True))
+        return Sight(larger, tuple(geometry.scaled(f, (factors[0], factors[1])) for f in faces))
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""
@@ -402,6 +441,23 @@ def _imported(recipe: Recipe) -> bool:
     if recipe.version != FOREIGN_VERSION:
         return False
     return recipe.align == "deepface" or foreign.spec(recipe.model) is not None
+
+
+def _wanted(picture: Picture, faces: Sequence[Detection], side: int) -> int | None:
+    """Pixels of the longer side with which the smallest face has that side; None where they are there, or all."""
+    height, width = picture.pixels.shape[:2]
+    there = max(height, width)
+    least = float(min((min(face.box.w, face.box.h) for face in faces), default=math.inf))
+    if least >= side or there == max(picture.width, picture.height):
+        return None
+    return int(np.ceil(there * side / max(1.0, least)))
+
+
+def _enlarged(face: Face, factors: tuple[float, float]) -> Face:
+    measures = face.measures
+    if measures is not None:
+        measures = replace(measures, side=measures.side * math.sqrt(factors[0] * factors[1]))
+    return replace(face, detection=geometry.scaled(face.detection, factors), measures=measures)
 
 
 def _select(faces: Sequence[Detection], image: Rgb, selection: Selection) -> tuple[Detection, ...]:

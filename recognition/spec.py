@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from recognition.decoding import Decoder
 from recognition.errors import NoThreshold
-from recognition.images import decode
+from recognition.images import read
 from recognition.runtime import Runtime
 from recognition.types import (
     Align,
@@ -31,7 +31,7 @@ class Resources:
 
     weights: WeightsCache
     runtime: Runtime
-    decoder: Decoder = decode
+    decoder: Decoder = read
 
     def held(self, *choices: tuple[Weights, ...]) -> tuple[Weights, ...]:
         """The first choice of which all files are in the cache; the first of all if none is."""
@@ -102,6 +102,8 @@ class DetectorSpec:
     build: Callable[[Resources], Detector]
     alternatives: tuple[tuple[Weights, ...], ...] = ()
     """Sets of files that do as well as `weights`."""
+    enough: int | None = None
+    """Pixels of an image's longer side with which it finds what it finds with more; None: it wants them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from indexer.search import Searcher
 from indexer.store.engine import Database
 from indexer.weights import weights_cache
 from indexer.workshop import decoders
-from recognition.images import decode
+from recognition.images import read
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
 from recognition.spec import Resources
@@ -111,7 +111,7 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         stack.callback(pool.close)
         metrics.watch_decoders(pool)
     runtime = Runtime(settings.threads_per_run)
-    resources = Resources(weights, runtime, decode if pool is None else pool.decode)
+    resources = Resources(weights, runtime, read if pool is None else pool.read)
     inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
     stack.callback(inference.close)
     metrics.watch_inference(inference)

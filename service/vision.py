@@ -14,7 +14,7 @@ from recognition.errors import (
     UnknownName,
 )
 from recognition.images import ImageLimits
-from recognition.pipeline import Face, Recipe, Recognizer, Selection
+from recognition.pipeline import Face, Recipe, Recognizer, Selection, Sight
 from recognition.quality import quality
 from recognition.registry import Models
 from recognition.spec import ACTIONS, Action
@@ -151,13 +151,24 @@ def pixels(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Rgb:
 
 def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Seen:
     """Faces with embeddings; at least one. Raises NoFace, SpoofDetected and what `pixels` raises."""
-    rgb = pixels(recognizer, image, plan, name)
-    (faces,) = recognizer.locate([rgb], plan.recipe, plan.selection)
-    faces = faces or (_whole(rgb, plan, name),)
+    sight = _sight(recognizer, image, plan, name)
+    rgb = sight.picture.pixels
+    faces = sight.faces or (_whole(rgb, plan, name),)
     if plan.anti_spoofing:
         recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, name)
     (described,) = recognizer.describe([rgb], [faces], plan.recipe)
-    return Seen(rgb.shape[1], rgb.shape[0], described)
+    return Seen(sight.picture.width, sight.picture.height, sight.in_file(described))
+
+
+def _sight(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Sight:
+    """What `represent` looks at; whether a face is live shows in all pixels only."""
+    try:
+        data = content(image, plan.limits.max_bytes)
+        return recognizer.see(
+            data, plan.limits, plan.recipe, plan.selection, whole=plan.anti_spoofing
+        )
+    except (UndecodableImage, ImageTooLarge) as error:
+        raise _named(error, name) from error
 
 
 def extract(recognizer: Recognizer, image: Pixels, plan: Plan) -> Detected:

@@ -32,6 +32,9 @@ SCORE_LIMIT = 80.0
 SAME_FACE = 0.3
 """IoU above which two boxes are one face."""
 
+MOST_TILES = 6
+"""Tiles next to each other, of an image as wide as can be."""
+
 MOSTLY_INSIDE = 0.6
 """Share of the smaller box inside the larger from which on both are one face and a piece of it."""
 
@@ -295,7 +298,7 @@ def tiles(image: Rgb) -> list[Part]:
     """Up to eight overlapping squares that cover the image, a little over half its longer side or less."""
     height, width = image.shape[:2]
     longer, shorter = max(height, width), min(height, width)
-    side = math.ceil(max(min(0.56 * longer, shorter), longer / 6))
+    side = math.ceil(max(min(0.56 * longer, shorter), longer / MOST_TILES))
     return [_square(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
 
 
@@ -440,6 +443,7 @@ def _spec(
     summary: str,
     networks: Sequence[Network],
     build: Callable[[Resources], Searching | SingleLook],
+    enough: int,
 ) -> DetectorSpec:
     return DetectorSpec(
         name=name,
@@ -449,6 +453,7 @@ def _spec(
         landmarks=True,
         weights=tuple(network.weights for network in networks),
         build=build,
+        enough=enough,
     )
 
 
@@ -458,17 +463,20 @@ SPECS: tuple[DetectorSpec, ...] = (
         "BlazeFace for back cameras, over tiles where faces are small; eyes and nose",
         (BACK, SHORT),
         _searching,
+        MOST_TILES * BACK.size,
     ),
     _spec(
         "mediapipe_short",
         "BlazeFace short range in one pass: faces that are large in the image; eyes and nose",
         (SHORT,),
         _single(SHORT, 0.5),
+        2 * SHORT.size,
     ),
     _spec(
         "mediapipe_full",
         "BlazeFace full range in one pass; eyes and nose",
         (FULL,),
         _single(FULL, 0.5),
+        2 * FULL.size,
     ),
 )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from recognition.decoding import DecoderPool
 from recognition.errors import ImageTooLarge, UndecodableImage
-from recognition.images import ImageLimits, decode
+from recognition.images import ImageLimits, decode, read
 from tests.recognition.test_images import encoded
 
 LIMITS = ImageLimits()
@@ -42,6 +42,16 @@ def test_the_same_pixels(pool: DecoderPool, portraits: dict[str, bytes], kind: s
     with Image.open(io.BytesIO(portraits["obama.jpg"])) as image:
         data = encoded(image.convert("RGB"), kind)
     assert np.array_equal(pool.decode(data, LIMITS), decode(data, LIMITS))
+    assert pool.ended == 0
+
+
+def test_the_same_fraction(pool: DecoderPool, portraits: dict[str, bytes]) -> None:
+    data = portraits["obama.jpg"]
+    for enough in (None, 400, 100):
+        there, here = pool.read(data, LIMITS, enough), read(data, LIMITS, enough)
+        assert np.array_equal(there.pixels, here.pixels)
+        assert (there.width, there.height) == (here.width, here.height)
+    assert here.pixels.shape[0] < here.height
     assert pool.ended == 0
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recognition.errors import ImageTooLarge, UndecodableImage
-from recognition.images import ImageLimits, decode
+from recognition.images import ImageLimits, decode, read
 from recognition.types import Rgb
 
 LIMITS = ImageLimits()
@@ -140,3 +140,42 @@ def test_too_many_bytes_are_refused(photo: Image.Image) -> None:
     with pytest.raises(ImageTooLarge, match="bytes"):
         decode(data, ImageLimits(max_bytes=len(data) - 1))
     assert decode(data, ImageLimits(max_bytes=len(data))).shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("enough", "fraction"), [(None, 1), (300, 1), (151, 1), (150, 2), (76, 2), (75, 4), (1, 8)]
+)
+def test_a_jpeg_is_decoded_at_a_fraction_that_leaves_enough(
+    photo: Image.Image, enough: int | None, fraction: int
+) -> None:
+    image = photo.resize((300, 240))
+    picture = read(encoded(image, "JPEG", quality=95), LIMITS, enough)
+    assert (picture.width, picture.height) == (300, 240)
+    assert picture.pixels.shape == (-(-240 // fraction), -(-300 // fraction), 3)
+    small = image.resize(picture.pixels.shape[1::-1], Image.Resampling.BOX)
+    assert difference(picture.pixels, small) < 8
+    assert picture.factors == pytest.approx((fraction, fraction), rel=0.02)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_fraction_is_the_right_way_up(photo: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo.resize((300, 240)), "JPEG", exif=exif)
+    whole, half = read(data, LIMITS), read(data, LIMITS, 150)
+    assert (half.width, half.height) == (whole.pixels.shape[1], whole.pixels.shape[0])
+    assert half.pixels.shape == (half.height // 2, half.width // 2, 3)
+    small = Image.fromarray(whole.pixels).resize(half.pixels.shape[1::-1], Image.Resampling.BOX)
+    assert difference(half.pixels, small) < 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_other_formats_come_whole(photo: Image.Image, kind: str) -> None:
+    data = encoded(photo, kind)
+    assert np.array_equal(read(data, LIMITS, 10).pixels, decode(data, LIMITS))
+
+
+def test_the_limit_is_for_the_pixels_of_the_file(photo: Image.Image) -> None:
+    data = encoded(photo.resize((300, 240)), "JPEG")
+    with pytest.raises(ImageTooLarge, match="300 x 240"):
+        read(data, ImageLimits(max_pixels=300 * 240 - 1), 10)
