@@ -29,6 +29,8 @@ PACKAGES = (
     "dlib-bin",
     "opencv-contrib-python-headless<5",  # 5 has no Haar cascades
 )
+TENSORFLOW = ("tensorflow>=2.16", "tf-keras>=2.16")
+"""What it loads at its start where they are, and needs for most of its models."""
 MTCNN = ("mtcnn==1.0.0", "tensorflow>=2.16")
 """What DeepFace's detector mtcnn needs besides."""
 SERVICE = (f"deepface[api]=={VERSION}",)

@@ -27,7 +27,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import deepface_api
-from benchmarks.deepface_env import SERVICE, VERSION, environment_of, install, interpreter
+from benchmarks.deepface_env import (
+    SERVICE,
+    TENSORFLOW,
+    VERSION,
+    environment_of,
+    install,
+    interpreter,
+)
 from benchmarks.machine import ROOT, memory, say, this_machine
 from benchmarks.serving import free_port, running, temporary_home
 from indexer.settings import Settings
@@ -45,12 +52,15 @@ from service.settings import ServiceSettings, environment
 CLIENTS = (1, 8, 32)
 SIDE = 480
 COPIES = 64
+FULL_COPIES = 16
 HEADING = """## End to end
 
 `python -m benchmarks.endtoend`. Photographs of the sample people, 480 pixels high, as base64 in JSON; the clients
-run on the same cores. DeepFace's service is gunicorn with one worker, as its image starts it, without TensorFlow, which
-it does not need for these models. It embeds the face only, facesearch the mean of the face's and its mirror image's.
-MiB: what the process grew by meanwhile (of DeepFace's first process)."""
+run on the same cores. DeepFace's service is gunicorn with one worker, as its image starts it: without TensorFlow, which
+it does not need for these models, and with it, as its image has it. It embeds the face only, facesearch the mean of the
+face's and its mirror image's. MiB: what the process grew by meanwhile (the first one, where there are several). Index
+rates: with the start of the command, database included, and less what the unchanged tree takes; DeepFace's are without
+its start."""
 MARKS = ("<!-- end to end: begin -->", "<!-- end to end: end -->")
 START_S = 600.0
 
@@ -145,9 +155,8 @@ def load(
 
 
 @contextmanager
-def deepface(scratch: Path, weights: WeightsCache) -> Iterator[tuple[str, str, int, float]]:
-    """Its service: name, address, process, and the seconds until it first answered `represent`."""
-    install(scratch, weights, SERVICE)
+def deepface(scratch: Path) -> Iterator[tuple[str, int, float]]:
+    """Its service: address, process, and the seconds until it answered."""
     port = free_port()
     began = time.perf_counter()
     with (scratch / "deepface.log").open("wb") as log:
@@ -158,7 +167,7 @@ def deepface(scratch: Path, weights: WeightsCache) -> Iterator[tuple[str, str, i
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(port, process)
-        yield f"DeepFace {VERSION}", url, process.pid, time.perf_counter() - began
+        yield url, process.pid, time.perf_counter() - began
     finally:
         process.terminate()
         process.wait()
@@ -212,19 +221,20 @@ def _shape(image: Rgb) -> tuple[int, int]:
     return mediapipe.frame(mediapipe.whole(image, mediapipe.BACK), mediapipe.BACK)
 
 
-def tree(folder: Path, photos: Sequence[bytes]) -> Path:
+def tree(folder: Path, photos: Sequence[bytes], copies: int = COPIES) -> Path:
     """The sample people, each photograph as many different files."""
     for number, photo in enumerate(photos):
-        place = folder / "tree" / f"person {number}"
+        place = folder / f"person {number}"
         place.mkdir(parents=True)
-        for copy in range(COPIES):
+        for copy in range(copies):
             (place / f"{copy}.jpg").write_bytes(photo + bytes([copy]))
-    return folder / "tree"
+    return folder
 
 
 def index(home: Path, people: Path, way: Way) -> tuple[float, float]:
     """Seconds of `facesearch index`, start included: of a new tree, and of the same again."""
-    command = [sys.executable, "-m", "indexer.cli", "index", str(people), "--gallery", str(way)]
+    gallery = f"{people.name}, {way}"
+    command = [sys.executable, "-m", "indexer.cli", "index", str(people), "--gallery", gallery]
     command += ["--model", way.model, "--detector", way.detector, "--json"]
     taken = []
     for _ in range(2):
@@ -279,9 +289,14 @@ def main() -> None:
     given.scratch.mkdir(parents=True, exist_ok=True)
     weights = weights_cache(Settings(), addresses=True)
     photos = photographs(weights)
-    rows = _ours(given, weights, photos)
-    if "deepface" not in given.skip:
-        rows += _theirs(given, weights, photos)
+    full = [path.read_bytes() for path in weights.ensure([s.weights for s in SAMPLES])]
+    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as name:
+        trees = [given.tree or tree(Path(name) / "480 pixels", photos)]
+        trees.append(tree(Path(name) / "full size", full, FULL_COPIES))
+        rows = _ours(given, weights, photos, trees)
+        if "deepface" not in given.skip:
+            for more in ((), TENSORFLOW):
+                rows += _theirs(given, weights, photos, trees, more)
     write(given.page, page(rows))
 
 
@@ -289,44 +304,68 @@ LIMIT = "Decoder, detector's networks and embedding in a loop, all cores,"
 HEAD = "| request | service | clients | requests/s | p50 ms | p99 ms | MiB |\n|---|---|---|---|---|---|---|"
 
 
-def _ours(given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes]) -> list[str]:
+def _ours(
+    given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes], trees: Sequence[Path]
+) -> list[str]:
+    cores = Settings().threads
     with temporary_home(weights.folder) as folder:
-        people = given.tree or tree(folder, photos)
-        files = sum(1 for _ in people.rglob("*.*"))
         rows = ["### facesearch\n"]
         for model in dict.fromkeys(way.model for way in OURS):
             limit = bare(weights, photos, given.seconds, model)
             rows.append(f"{LIMIT} {model}: {limit:.1f} images/s.\n")
-        for way in OURS:
-            first, again = index(folder, people, way)
-            rows.append(
-                f"`index`, {way}, {files} files: {first:.1f} s, {files / first:.1f} images/s, start included;"
-                f" the unchanged tree again {again:.1f} s.\n"
-            )
-        with running(folder) as service:
-            rows.append(f"Cold start until ready: {service.started:.1f} s.\n\n{HEAD}")
-            told = ("facesearch", f"http://127.0.0.1:{service.port}", service.process)
-            for way in OURS:
-                rows += _table(given, photos, way, told, ("represent", "verify"))
-            rows += _table(given, photos, OURS[0], told, ("find",))
+        for people in trees:
+            rows += [_indexed(folder, people, way) for way in OURS]
+        for workers in (1, cores):
+            with running(folder, workers) as service:
+                processes = f"{workers} process{'es' * (workers > 1)}"
+                rows.append(
+                    f"Cold start until ready, {processes}: {service.started:.1f} s.\n\n{HEAD}"
+                )
+                told = ("facesearch", f"http://127.0.0.1:{service.port}", service.process)
+                for way in OURS:
+                    rows += _table(given, photos, way, told, ("represent", "verify"))
+                rows += _table(given, photos, OURS[0], told, ("find",))
+                rows.append("")
     return rows
 
 
-def _theirs(given: argparse.Namespace, weights: WeightsCache, photos: Sequence[bytes]) -> list[str]:
-    with deepface(given.scratch, weights) as (name, url, process, started):
+def _indexed(home: Path, people: Path, way: Way) -> str:
+    first, again = index(home, people, way)
+    files = sum(1 for _ in people.rglob("*.*"))
+    row = (
+        f"`index`, {way}, {files} files, {people.name}: {first:.1f} s, {files / first:.1f} images/s, start included;"
+        f" the unchanged tree again {again:.1f} s, less which it is {files / (first - again):.1f} images/s.\n"
+    )
+    say(row)
+    return row
+
+
+def _theirs(
+    given: argparse.Namespace,
+    weights: WeightsCache,
+    photos: Sequence[bytes],
+    trees: Sequence[Path],
+    more: tuple[str, ...],
+) -> list[str]:
+    """`more`: packages besides those that it needs, in an environment of their own."""
+    name = f"DeepFace {VERSION}" + (" with TensorFlow" if more else "")
+    scratch = given.scratch / name
+    scratch.mkdir(exist_ok=True)
+    install(scratch, weights, (*SERVICE, *more))
+    with deepface(scratch) as (url, process, started):
         rows = [f"\n### {name}\n\nCold start until it answers: {started:.1f} s.\n\n{HEAD}"]
         for way in THEIRS:
             told = (name, url, process)
             rows += _table(given, photos, way, told, ("represent", "verify"))
-    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as folder:
-        people = tree(Path(folder), photos)
-        files = COPIES * len(photos)
+    for people in trees:
+        files = sum(1 for _ in people.rglob("*.*"))
         for way in THEIRS:
-            with _emptied(given.scratch / "flat"):
-                seconds = index_deepface(given.scratch, people, way.detector)
+            with _emptied(scratch / "flat"):
+                seconds = index_deepface(scratch, people, way.detector)
             rows.append(
-                f"\nIndexing {files} files, {way}: {seconds:.1f} s, {files / seconds:.2f} images/s."
+                f"\nIndexing {files} files, {people.name}, {way}: {seconds:.1f} s, {files / seconds:.2f} images/s."
             )
+            say(rows[-1])
     return rows
 
 

@@ -58,15 +58,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Service]:
-    """The service over that home, ready to search."""
+def running(home: Path, workers: int = 1) -> Iterator[Service]:
+    """The service over that home, ready to search, in that many processes."""
     port = free_port()
     log = home / "service.log"
     began = time.perf_counter()
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "--port", str(port)],
-            env=environment(ServiceSettings(home=home)),
+            env=environment(ServiceSettings(home=home, workers=workers)),
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
