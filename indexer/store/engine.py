@@ -229,18 +229,25 @@ def _reported() -> Iterator[None]:
     """A lost connection becomes DatabaseUnavailable; a mistake in a statement stays what it is."""
     try:
         yield
-    except DBAPIError as error:
-        if error.connection_invalidated or isinstance(error.orig, psycopg2.OperationalError):
+    except (
+        DBAPIError,
+        psycopg2.Error,
+    ) as error:  # COPY goes past SQLAlchemy, which wraps all others
+        origin: BaseException | None = error
+        lost = False
+        if isinstance(error, DBAPIError):
+            origin, lost = error.orig, error.connection_invalidated
+        if lost or isinstance(origin, psycopg2.OperationalError):
             raise DatabaseUnavailable(
-                f"the database cannot be reached: {_reason(error)}"
+                f"the database cannot be reached: {_reason(origin)}"
             ) from error
-        if getattr(error.orig, "pgcode", None) in UNWRITABLE:
-            raise DatabaseUnavailable(f"the database cannot be used: {_reason(error)}") from error
+        if getattr(origin, "pgcode", None) in UNWRITABLE:
+            raise DatabaseUnavailable(f"the database cannot be used: {_reason(origin)}") from error
         raise
 
 
-def _reason(error: DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines()
+def _reason(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
     return lines[0] if lines else "connection lost"
 
 
