@@ -48,7 +48,7 @@ from recognition.types import (
 
 PIPELINE_VERSION = 1
 """Part of every space: raise it when embeddings made before and after are not to be compared any more. What moves them
-by less than another detector does, which may search the same space, is measured across both instead (ADR 0013)."""
+no more than another detector does, which may search the same space, is measured across both instead (ADR 0013)."""
 
 FOREIGN_VERSION = -1
 """In place of a version: the embeddings were made by another program and imported."""
