@@ -194,7 +194,7 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
     limits = ImageLimits()
     counts: list[int] = []
 
-    shapes = [_shape(decode(photo, limits)) for photo in photos]
+    views = [np.zeros((1, *_shape(decode(photo, limits)), 3), np.uint8) for photo in photos]
     chip = np.zeros((150, 150, 3), np.uint8)
     near = np.zeros((1, close.size, close.size, 3), np.uint8)
 
@@ -202,7 +202,7 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
         until, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < until:
             decode(photos[done % len(photos)], limits)
-            wide.run(np.zeros((1, *shapes[done % len(photos)], 3), np.uint8))
+            wide.run(views[done % len(photos)])
             close.run(near)
             embedder.embed([chip, chip], "native", "base")
             done += 1

@@ -82,25 +82,19 @@ class Extractor:
     def extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
         """Never raises for a bad image: the reason is part of the result. There is at least one target."""
         sha256 = hashlib.sha256(data).digest()
-        sights, faces = {}, {}
+        faces = {}
         try:
             for space in targets:
-                how = space.recipe, self._selection
-                sights[space.id] = self.recognizer.see(data, self._limits, *how)
+                recipe = space.recipe
+                sight = self.recognizer.see(data, self._limits, recipe, self._selection)
+                faces[space.id] = self.recognizer.describe_seen(sight, recipe)
         except (UndecodableImage, ImageTooLarge) as error:
             large = isinstance(error, ImageTooLarge)
             return Extracted(
                 sha256, len(data), "unreadable", str(error), None, None, {}, too_large=large
             )
-        for space in targets:
-            sight = sights[space.id]
-            (described,) = self.recognizer.describe(
-                [sight.picture.pixels], [sight.faces], space.recipe
-            )
-            faces[space.id] = sight.in_file(described)
-        first = targets[0].id
-        size = sights[first].picture.width, sights[first].picture.height
-        state, reason = ("ready", None) if faces[first] else ("no_face", NO_FACE)
+        size = sight.picture.width, sight.picture.height
+        state, reason = ("ready", None) if faces[targets[0].id] else ("no_face", NO_FACE)
         return Extracted(sha256, len(data), state, reason, *size, faces)
 
 

@@ -88,7 +88,7 @@ class _Subject:
             sight = self._recognizer.see(data, self._limits, self._recipe, Selection())
         except RecognitionError:
             return None
-        (faces,) = self._recognizer.describe([sight.picture.pixels], [sight.faces], self._recipe)
+        faces = self._recognizer.describe_seen(sight, self._recipe)
         if self._target is not None and faces:
             probes = np.stack([face.embedding for face in faces])
             query = Query(gallery=self._target.gallery, threshold=2.0)

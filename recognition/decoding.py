@@ -73,10 +73,6 @@ class DecoderPool:
         for process in self._all:
             process.start()
 
-    def decode(self, data: bytes, limits: ImageLimits) -> Rgb:
-        """All pixels of `read`."""
-        return self.read(data, limits).pixels
-
     def read(self, data: bytes, limits: ImageLimits, enough: int | None = None) -> Picture:
         """As `images.read`; UndecodableImage too for a file that ends its process or takes too long."""
         if len(data) > limits.max_bytes:

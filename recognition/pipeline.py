@@ -132,10 +132,6 @@ class Sight:
     picture: Picture
     faces: tuple[Detection, ...]
 
-    def in_file(self, faces: Sequence[Face]) -> tuple[Face, ...]:
-        """Faces that were described by these pixels, in pixels of the file."""
-        return tuple(_enlarged(face, self.picture.factors) for face in faces)
-
 
 class Recognizer:
     """Builds each detector and network once, on first use, and runs the stages."""
@@ -246,8 +242,14 @@ class Recognizer:
         if wanted is None:
             return Sight(picture, faces)
         larger = self._read(data, limits, wanted)
-        factors = tuple(a / b for a, b in zip(picture.factors, larger.factors, strict=True))
-        return Sight(larger, tuple(geometry.scaled(f, (factors[0], factors[1])) for f in faces))
+        (x, y), (larger_x, larger_y) = picture.factors, larger.factors
+        factors = x / larger_x, y / larger_y
+        return Sight(larger, tuple(geometry.scaled(face, factors) for face in faces))
+
+    def describe_seen(self, sight: Sight, recipe: Recipe) -> tuple[Face, ...]:
+        """Its faces with their embeddings, in pixels of the file."""
+        (faces,) = self.describe([sight.picture.pixels], [sight.faces], recipe)
+        return tuple(_enlarged(face, sight.picture.factors) for face in faces)
 
     def warm(self, recipe: Recipe) -> None:
         """Load what a recipe needs, so that the first request does not wait for it."""

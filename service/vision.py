@@ -156,8 +156,8 @@ def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> S
     faces = sight.faces or (_whole(rgb, plan, name),)
     if plan.anti_spoofing:
         recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, name)
-    (described,) = recognizer.describe([rgb], [faces], plan.recipe)
-    return Seen(sight.picture.width, sight.picture.height, sight.in_file(described))
+    described = recognizer.describe_seen(replace(sight, faces=faces), plan.recipe)
+    return Seen(sight.picture.width, sight.picture.height, described)
 
 
 def _sight(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Sight:

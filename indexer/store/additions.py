@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from indexer.store import images
@@ -11,14 +11,6 @@ from indexer.store.engine import WriteConnection
 from indexer.store.images import USABLE, ImageRow, Twin
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting(Generic[T]):
-    """A row that is not written yet, and what belongs to it."""
-
-    row: ImageRow
-    belongs: T
 
 
 class Additions(Generic[T]):
@@ -30,7 +22,7 @@ class Additions(Generic[T]):
     def __init__(self, connection: WriteConnection, contents: Iterable[tuple[int, bytes]]) -> None:
         self._connection = connection
         self._twins = images.twins(connection, contents)
-        self._waiting: list[Waiting[T]] = []
+        self._waiting: list[tuple[ImageRow, T]] = []
 
     def twin(self, identity_id: int, sha256: bytes) -> Twin | None:
         """The identity's usable image of that content."""
@@ -50,14 +42,13 @@ class Additions(Generic[T]):
         self._twins = {k: moved if t.id == twin.id else t for k, t in self._twins.items()}
 
     def add(self, row: ImageRow, belongs: T) -> None:
-        self._waiting.append(Waiting(row, belongs))
+        self._waiting.append((row, belongs))
         if row.state in USABLE:
             key = row.identity_id, row.sha256
             self._twins[key] = Twin(0, row.gallery_id, row.root, row.locator)
 
     def flush(self) -> list[tuple[int, T]]:
         """Write what waits; the new images' ids with what belongs to them."""
-        ids = images.add_all(self._connection, [waiting.row for waiting in self._waiting])
-        written = [(i, waiting.belongs) for i, waiting in zip(ids, self._waiting, strict=True)]
-        self._waiting.clear()
-        return written
+        waiting, self._waiting = self._waiting, []
+        ids = images.add_all(self._connection, [row for row, _ in waiting])
+        return [(i, belongs) for i, (_, belongs) in zip(ids, waiting, strict=True)]

@@ -226,13 +226,13 @@ def _heal(embedded: EmbeddedPostgres) -> Callable[..., object]:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """A lost connection becomes DatabaseUnavailable; a mistake in a statement stays what it is."""
+    """A lost connection becomes DatabaseUnavailable; a mistake in a statement stays what it is.
+
+    The driver's own errors are those of COPY, which goes past SQLAlchemy.
+    """
     try:
         yield
-    except (
-        DBAPIError,
-        psycopg2.Error,
-    ) as error:  # COPY goes past SQLAlchemy, which wraps all others
+    except (DBAPIError, psycopg2.Error) as error:
         origin: BaseException | None = error
         lost = False
         if isinstance(error, DBAPIError):

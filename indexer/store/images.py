@@ -116,9 +116,8 @@ def known_files(connection: ReadConnection, gallery_id: int, root: str) -> list[
 
 def add(connection: WriteConnection, image: ImageRow) -> int:
     """The new image's id."""
-    values = _values(image)
-    made = connection.scalar(insert(t.image).values(values).returning(t.image.c.id))
-    return int(made or 0)
+    (made,) = add_all(connection, [image])
+    return made
 
 
 def add_all(connection: WriteConnection, rows: Sequence[ImageRow]) -> list[int]:

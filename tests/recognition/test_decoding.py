@@ -41,7 +41,7 @@ def slow() -> bytes:
 def test_the_same_pixels(pool: DecoderPool, portraits: dict[str, bytes], kind: str) -> None:
     with Image.open(io.BytesIO(portraits["obama.jpg"])) as image:
         data = encoded(image.convert("RGB"), kind)
-    assert np.array_equal(pool.decode(data, LIMITS), decode(data, LIMITS))
+    assert np.array_equal(pool.read(data, LIMITS).pixels, decode(data, LIMITS))
     assert pool.ended == 0
 
 
@@ -61,11 +61,11 @@ def test_the_same_reasons(pool: DecoderPool, portraits: dict[str, bytes]) -> Non
         with pytest.raises(UndecodableImage) as here:
             decode(data, LIMITS)
         with pytest.raises(UndecodableImage) as there:
-            pool.decode(data, LIMITS)
+            pool.read(data, LIMITS)
         assert str(there.value) == str(here.value)
     for limits in (ImageLimits(max_bytes=100), ImageLimits(max_pixels=100)):
         with pytest.raises(ImageTooLarge) as large:
-            pool.decode(whole, limits)
+            pool.read(whole, limits)
         assert "at most 100 are taken" in str(large.value)
     assert pool.ended == 0
 
@@ -73,9 +73,9 @@ def test_the_same_reasons(pool: DecoderPool, portraits: dict[str, bytes]) -> Non
 def test_the_files_to_hand(pool: DecoderPool, shared_data: Path) -> None:
     for file in sorted((shared_data / "edge").iterdir()):
         data, told = file.read_bytes(), []
-        for way in (decode, pool.decode):
+        for way in (read, pool.read):
             try:
-                told.append(way(data, LIMITS).tobytes())
+                told.append(way(data, LIMITS).pixels.tobytes())
             except (UndecodableImage, ImageTooLarge) as error:
                 told.append(str(error).encode())
         assert told[0] == told[1], file.name
@@ -86,13 +86,13 @@ def test_the_files_to_hand(pool: DecoderPool, shared_data: Path) -> None:
 def test_a_file_that_ends_the_process(slow: bytes, signum: int) -> None:
     pool = DecoderPool(1, LIMITS.max_pixels)
     small = encoded(Image.new("RGB", (9, 9), "red"), "PNG")
-    pool.decode(small, LIMITS)
+    pool.read(small, LIMITS)
     (pid,) = pool.pids
     blow = threading.Timer(0.1, os.kill, (pid, signum))
     blow.start()
     with pytest.raises(UndecodableImage, match="ended the process"):
-        pool.decode(slow, LIMITS)
-    assert (pool.decode(small, LIMITS) == [255, 0, 0]).all()
+        pool.read(slow, LIMITS)
+    assert (pool.read(small, LIMITS).pixels == [255, 0, 0]).all()
     assert pool.ended == 1
     assert pool.pids != [pid]
     pool.close()
@@ -104,7 +104,7 @@ def test_a_process_that_died_unasked_harms_nobody(slow: bytes) -> None:
     (pid,) = pool.pids
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.2)
-    assert pool.decode(slow, LIMITS).shape == (6500, 6500, 3)
+    assert pool.read(slow, LIMITS).pixels.shape == (6500, 6500, 3)
     assert pool.ended == 0
     pool.close()
 
@@ -114,13 +114,13 @@ def test_a_file_that_takes_too_long(slow: bytes) -> None:
     pool.warm()
     time.sleep(1)
     with pytest.raises(UndecodableImage, match=r"within 0\.05 s"):
-        pool.decode(slow, LIMITS)
+        pool.read(slow, LIMITS)
     assert pool.ended == 1
     pool.close()
 
 
 def test_what_a_process_is_left_with(pool: DecoderPool) -> None:
-    pool.decode(encoded(Image.new("RGB", (9, 9)), "PNG"), LIMITS)
+    pool.read(encoded(Image.new("RGB", (9, 9)), "PNG"), LIMITS)
     (pid,) = pool.pids
     here = Path(f"/proc/{pid}")
     limits = {

@@ -40,8 +40,7 @@ def enlarged(data: bytes) -> Image.Image:
 def described(recognizer: Recognizer, data: bytes, *, whole: bool) -> tuple[Face, ...]:
     how = recipe(recognizer)
     sight = recognizer.see(data, LIMITS, how, Selection(), whole=whole)
-    (faces,) = recognizer.describe([sight.picture.pixels], [sight.faces], how)
-    return sight.in_file(faces)
+    return recognizer.describe_seen(sight, how)
 
 
 @pytest.mark.parametrize("portrait", ["obama.jpg", "biden.jpg"])
