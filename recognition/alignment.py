@@ -40,17 +40,16 @@ def similarity(source: Floats, target: Floats) -> Floats:
     Closed form of S. Umeyama, Least-squares estimation of transformation parameters between two point patterns
     (1991); never a reflection. Points that all coincide are shifted only.
     """
-    from_mean, to_mean = source.mean(axis=0), target.mean(axis=0)
-    a, b = source - from_mean, target - to_mean
-    spread = float((a * a).sum())
-    # In the plane the rotation and scale are one complex number.
-    if spread > 0:
-        along = float((a * b).sum()) / spread
-        across = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
-    else:
-        along, across = 1.0, 0.0
-    turn = np.array([[along, -across], [across, along]])
-    return np.column_stack([turn, to_mean - turn @ from_mean])
+    # In the plane a point is a complex number, and so is a turn with a scale.
+    before, after = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
+    from_mean, to_mean = before.sum() / len(before), after.sum() / len(after)
+    away = before - from_mean
+    spread = np.vdot(away, away).real
+    turn = np.vdot(away, after - to_mean) / spread if spread > 0 else 1.0 + 0j
+    shift = to_mean - turn * from_mean
+    return np.array(
+        [(turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag)], np.float64
+    )
 
 
 def apply(matrix: Floats, points: Floats) -> Floats:
@@ -60,19 +59,22 @@ def apply(matrix: Floats, points: Floats) -> Floats:
 
 def invert(matrix: Floats) -> Floats:
     """The (2, 3) transform that undoes an invertible one."""
-    back = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([back, -back @ matrix[:, 2]])
+    (a, b, x), (c, d, y) = matrix.tolist()
+    size = a * d - b * c
+    a, b, c, d = d / size, -b / size, -c / size, a / size
+    return np.array([(a, b, -a * x - b * y), (c, d, -c * x - d * y)])
 
 
 def compose(second: Floats, first: Floats) -> Floats:
     """The (2, 3) transform that does `first` and then `second`."""
-    turn = second[:, :2] @ first[:, :2]
-    return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
+    both = second[:, :2] @ first
+    both[:, 2] += second[:, 2]
+    return both
 
 
 def scale_of(matrix: Floats) -> float:
     """How much a similarity transform enlarges."""
-    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    return math.hypot(matrix[0, 0], matrix[1, 0])
 
 
 ARCFACE: Floats = np.array(
@@ -155,10 +157,15 @@ def warp(image: Rgb, matrix: Floats, side: int, height: int | None = None) -> Rg
 def _seen(image: Rgb, matrix: Floats, size: tuple[int, int]) -> tuple[Rgb, Floats]:
     """The part of the image that lands on the canvas, and the transform from there."""
     width, height = size
-    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], dtype=np.float64)
-    places = apply(invert(matrix), corners)
-    limits = np.array([image.shape[1], image.shape[0]])
-    low = np.clip(np.floor(places.min(axis=0)) - 2, 0, limits - 1).astype(int)
-    high = np.clip(np.ceil(places.max(axis=0)) + 3, low + 1, limits).astype(int)
-    moved = np.column_stack([matrix[:, :2], apply(matrix, low[None].astype(np.float64))[0]])
-    return image[low[1] : high[1], low[0] : high[0]], moved
+    ranges = []
+    for (along_x, along_y, start), limit in zip(
+        invert(matrix).tolist(), (image.shape[1], image.shape[0]), strict=True
+    ):
+        along = along_x * width, along_y * height
+        least, most = (start + sum(pick(each, 0.0) for each in along) for pick in (min, max))
+        low = min(max(math.floor(least) - 2, 0), limit - 1)
+        ranges.append((low, min(max(math.ceil(most) + 3, low + 1), limit)))
+    (left, right), (top, bottom) = ranges
+    moved = matrix.copy()
+    moved[:, 2] += matrix[:, :2] @ (left, top)
+    return image[top:bottom, left:right], moved

@@ -457,6 +457,8 @@ def _wanted(picture: Picture, faces: Sequence[Detection], side: int) -> int | No
 
 
 def _enlarged(face: Face, factors: tuple[float, float]) -> Face:
+    if factors == (1.0, 1.0):
+        return face
     measures = face.measures
     if measures is not None:
         measures = replace(measures, side=measures.side * math.sqrt(factors[0] * factors[1]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 
 from recognition.types import Detection, Points, Rgb
 
@@ -38,9 +39,9 @@ def measure(image: Rgb, face: Detection) -> Measures:
         return Measures(0.0, 0.0, 0.0, yaw, face.score)
     grey = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))
     side = float(min(face.box.w, face.box.h))
-    return Measures(side, sharpness, float(grey.mean()), yaw, face.score)
+    return Measures(side, float(deviation[0, 0]) ** 2, cv2.mean(grey)[0], yaw, face.score)
 
 
 def quality(image: Rgb, face: Detection) -> float:
@@ -57,22 +58,21 @@ def overall(found: Measures) -> float:
     if found.side == 0:
         return 0.0
     exposure = 1.0 - abs(found.brightness / 127.5 - 1.0) ** 2
-    values = [
+    values = (
         found.side / GOOD_SIDE_PX,
         found.sharpness / GOOD_SHARPNESS,
         exposure,
         max(found.score, 0.05),
-    ]
-    parts = np.clip(values, 0.0, 1.0)
-    return float(np.prod(parts) ** (1 / len(parts)))
+    )
+    parts = [min(max(value, 0.0), 1.0) for value in values]
+    return math.prod(parts) ** (1 / len(parts))
 
 
 def _yaw(points: Points | None) -> float | None:
-    if points is None or not np.isfinite(points[:3]).all():
+    if points is None:
         return None
-    right, left, nose = points[:3].astype(np.float64)
-    eyes = left - right
-    length = float(np.linalg.norm(eyes))
-    if length == 0:
+    right, left, nose = (complex(x, y) for x, y in points[:3].tolist())
+    eyes, away = left - right, nose - (right + left) / 2
+    if eyes == 0 or not cmath.isfinite(eyes) or not cmath.isfinite(away):
         return None
-    return abs(float(np.dot(nose - (right + left) / 2, eyes))) / length**2
+    return abs((away * eyes.conjugate()).real) / abs(eyes) ** 2

@@ -333,16 +333,18 @@ def merge(found: Found) -> Found:
 
 def distinct(found: Found) -> Found:
     """Best first, without those that overlap a better one or of which the smaller lies mostly inside the other."""
+    if len(found.scores) < 2:
+        return found
     found = found.take(geometry.nms(found.boxes, found.scores, SAME_FACE))
     inside = geometry.overlap(found.boxes, found.boxes, over="smaller") > MOSTLY_INSIDE
     return found.take(np.flatnonzero(~np.triu(inside, 1).any(axis=0)))
 
 
 def _average(found: Found) -> Found:
-    share = found.scores / found.scores.sum()
+    share = (found.scores / found.scores.sum())[None]
     return Found(
-        np.tensordot(share, found.boxes, 1)[None],
-        np.tensordot(share, found.points, 1)[None],
+        share @ found.boxes,
+        (share @ found.points.reshape(-1, 12)).reshape(1, 6, 2),
         found.scores[:1],
         found.sides.max(keepdims=True),
     )
