@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +46,7 @@ address_option = click.option(
 @click.version_option(package_name="facesearch")
 def main() -> None:
     """Find people by their faces: index a folder of people, serve it over HTTP, ask from here."""
+    atexit.register(gc.freeze)  # or Python looks through all modules once more before it ends
 
 
 @main.command()

@@ -14,7 +14,6 @@ from indexer.errors import IndexerError
 from indexer.evaluate import Evaluator
 from indexer.plots import NoPlots
 from indexer.progress import display
-from indexer.search import Query, Searcher
 from indexer.settings import Settings
 from indexer.store import galleries, identities, spaces
 from indexer.store.engine import Database
@@ -132,6 +131,8 @@ def find(
     anti_spoofing: bool = False,
 ) -> dict[str, Any]:
     """Per face of the image, the nearest people."""
+    from indexer.search import Query, Searcher  # noqa: PLC0415 - slow to import: faiss
+
     searcher = Searcher(tools.database, None)
     target = searcher.target(gallery)
     recipe = target.space.recipe

@@ -11,18 +11,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from indexer.errors import Cancelled, DatabaseUnavailable
 from indexer.store import jobs
 from indexer.store.engine import Database
@@ -68,35 +56,6 @@ class Lines:
     def close(self) -> None: ...
 
 
-class Bar:
-    """A bar with rate and time left, for terminals."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task: TaskID | None = None
-        self._phase = ""
-        self._started = time.monotonic()
-        self._progress.start()
-
-    def show(self, phase: str, done: int, total: int | None) -> None:
-        if phase != self._phase:
-            self._phase, self._started = phase, time.monotonic()
-        rate = f"{done / max(time.monotonic() - self._started, 1e-9):.1f}/s"
-        if self._task is None:
-            self._task = self._progress.add_task(phase, total=total, rate=rate)
-        self._progress.update(self._task, description=phase, completed=done, total=total, rate=rate)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 class DownloadLines:
     """A line when a download starts, every few seconds, and when it ends."""
 
@@ -115,41 +74,25 @@ class DownloadLines:
     def close(self) -> None: ...
 
 
-class DownloadBar:
-    """A bar for each file, with its bytes and their rate, for terminals."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._progress.start()
-
-    def show(self, phase: str, done: int, total: int | None) -> None:
-        if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(phase)
-        self._progress.update(self._tasks[phase], completed=done, total=total)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 def downloads(quiet: bool) -> Display:
     """How files are shown that come by their bytes."""
     if quiet:
         return Silent()
-    return DownloadBar() if sys.stderr.isatty() else DownloadLines()
+    if not sys.stderr.isatty():
+        return DownloadLines()
+    from indexer.bars import DownloadBar  # noqa: PLC0415 - slow to import, for terminals only
+
+    return DownloadBar()
 
 
 def display(quiet: bool) -> Display:
     if quiet:
         return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
+    if not sys.stderr.isatty():
+        return Lines()
+    from indexer.bars import Bar  # noqa: PLC0415
+
+    return Bar()
 
 
 class Run:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recognition import geometry
-from recognition.formats import minifasnet
+from recognition.formats.graphs import FASNET_SIDE as SIDE
 from recognition.runtime import Session
 from recognition.spec import AntiSpoofingSpec, Resources
 from recognition.types import Authenticity, Box, Detection, Rgb
@@ -78,8 +78,7 @@ def _span(centre: float, length: float, last: int) -> slice:
 
 def _resized(image: Rgb, rows: slice, columns: slice) -> Rgb:
     """(80, 80, 3): single pixels interpolated also where it shrinks, as in the networks' training."""
-    side = minifasnet.SIDE
-    out = cv2.resize(image[rows, columns], (side, side), interpolation=cv2.INTER_LINEAR)
+    out = cv2.resize(image[rows, columns], (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     return out.astype(np.uint8, copy=False)
 
 
@@ -112,8 +111,8 @@ V1SE_WEIGHTS = _weights(
 
 
 WEIGHTS = (V2_WEIGHTS, V1SE_WEIGHTS)
-_NETWORKS = (("minifasnet_v2_1.onnx", minifasnet.V2), ("minifasnet_v1se_1.onnx", minifasnet.V1SE))
-"""Converted files and layouts, in the order of `WEIGHTS` and `SCALES`."""
+_CONVERTED = ("minifasnet_v2_1.onnx", "minifasnet_v1se_1.onnx")
+"""In the order of `WEIGHTS` and `SCALES`."""
 
 
 def _build(resources: Resources) -> Fasnet:
@@ -121,13 +120,14 @@ def _build(resources: Resources) -> Fasnet:
 
 
 def _session(resources: Resources, index: int) -> Session:
-    name, layout = _NETWORKS[index]
-
     def convert(paths: Sequence[Path]) -> bytes:
+        from recognition.formats import minifasnet  # noqa: PLC0415 - slow to import, used once
+
+        layout = (minifasnet.V2, minifasnet.V1SE)[index]
         return minifasnet.convert(paths[index].read_bytes(), layout)
 
     # Both sources for either file: they are fetched, or asked for, together.
-    path = resources.weights.derived(name, WEIGHTS, convert)
+    path = resources.weights.derived(_CONVERTED[index], WEIGHTS, convert)
     return resources.runtime.session(path, ["probabilities"])
 
 

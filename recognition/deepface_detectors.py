@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recognition import geometry
 from recognition.detectors import centerface, fastmtcnn, mediapipe, mtcnn, ssd, yunet
 from recognition.errors import WeightsMissing
-from recognition.formats import mtcnn_networks, onnx_shapes
+from recognition.formats import any_size, mtcnn_networks
 from recognition.landmarks import LandmarkPredictor
 from recognition.spec import Resources
 from recognition.types import Box, Detection, Detector, Points, Rgb
@@ -298,13 +298,13 @@ def _mediapipe(resources: Resources) -> Detector:
 def _yunet(resources: Resources) -> Detector:
     (weights,) = resources.held(*yunet.CHOICES)
     search = yunet.Search(longest=640, min_score=0.9)
-    return Yu(yunet.YuNet(onnx_shapes.session(resources, weights), search))
+    return Yu(yunet.YuNet(any_size.session(resources, weights), search))
 
 
 def _centerface(resources: Resources) -> Detector:
     (weights,) = resources.held((centerface.CARRIED,), (centerface.PUBLISHED,))
     search = centerface.Search(longest=AT_ONCE, min_score=0.35)
-    network = centerface.CenterFace(onnx_shapes.session(resources, weights), search)
+    network = centerface.CenterFace(any_size.session(resources, weights), search)
     return WholePixels(Within(network, AT_ONCE), np.trunc)
 
 

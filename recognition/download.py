@@ -12,11 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from recognition.files import MOST_BYTES
 from recognition.publication import check_address, is_local
+
+if TYPE_CHECKING:
+    import httpx
 
 Report = Callable[[int, int | None], None]
 """Told how many bytes are there, and of how many."""
@@ -73,6 +75,8 @@ class Transfer:
 
     def run(self) -> None:
         """Until the part file is whole. Raises DownloadFailed, OSError."""
+        import httpx  # noqa: PLC0415 - slow to import, and weights are fetched once
+
         ends = time.monotonic() + self._patience.total_s
         fruitless = 0
         with _client(self._url, self._patience) as client:
@@ -178,6 +182,8 @@ class Transfer:
 
 def _client(url: str, patience: Patience) -> httpx.Client:
     """Follows redirects, but never from https to anything else. Proxies are the environment's."""
+    import httpx  # noqa: PLC0415
+
     local = is_local(url)
 
     def vet(request: httpx.Request) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import hashlib
 import os
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -91,6 +90,8 @@ def member_of(archive: Path, member: str) -> bytes | None:
                 if ("/" + name).endswith(ending):
                     return zipped.read(name)
         return None
+    import tarfile  # noqa: PLC0415 - for one of the packages only
+
     with tarfile.open(archive) as tar:
         for found in tar:
             if found.isfile() and ("/" + found.name).endswith(ending):

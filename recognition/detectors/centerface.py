@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recognition import geometry
 from recognition.errors import BadWeights
-from recognition.formats import onnx_shapes
+from recognition.formats import any_size
 from recognition.geometry import Boxes
 from recognition.runtime import Session
 from recognition.spec import DetectorSpec, Resources
@@ -135,7 +135,7 @@ PUBLISHED = Weights(
 
 def _build(resources: Resources) -> CenterFace:
     (weights,) = resources.held((CARRIED,), (PUBLISHED,))
-    return CenterFace(onnx_shapes.session(resources, weights))
+    return CenterFace(any_size.session(resources, weights))
 
 
 SPECS: tuple[DetectorSpec, ...] = (

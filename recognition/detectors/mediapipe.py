@@ -11,13 +11,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recognition import geometry
-from recognition.formats import tflite_onnx
+from recognition.formats.graphs import FREE
 from recognition.runtime import Session, lanes
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Points, Rgb
@@ -418,14 +419,17 @@ BACK = Network(
 def load(resources: Resources, network: Network) -> BlazeFace:
     """The network, converted on first use; raises WeightsMissing or BadWeights."""
     width = lanes()
-    path = resources.weights.derived(
-        network.weights.name.replace(".tflite", f"_3_{width}.onnx"),
-        [network.weights],
-        lambda paths: tflite_onnx.convert(paths[0].read_bytes(), width, pixels=True),
-    )
+
+    def convert(paths: Sequence[Path]) -> bytes:
+        from recognition.formats import tflite_onnx
+
+        return tflite_onnx.convert(paths[0].read_bytes(), width, pixels=True)
+
+    name = network.weights.name.replace(".tflite", f"_3_{width}.onnx")
+    path = resources.weights.derived(name, [network.weights], convert)
 
     def loaded(shape: Shape) -> Session:
-        sides = dict(zip(tflite_onnx.FREE[1:], shape, strict=True))
+        sides = dict(zip(FREE[1:], shape, strict=True))
         return resources.runtime.session(path, network.outputs, sides)
 
     return BlazeFace(network, loaded)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from recognition import geometry
 from recognition.errors import BadWeights
-from recognition.formats import retinaface
+from recognition.formats.graphs import RETINAFACE_OUTPUTS as OUTPUTS
 from recognition.geometry import Boxes
 from recognition.runtime import Session, Tensor
 from recognition.spec import DetectorSpec, Resources
@@ -167,10 +168,14 @@ ONNX = Weights(
 def _build(resources: Resources) -> RetinaFace:
     if resources.weights.present(ONNX):
         return RetinaFace(resources.runtime.session(resources.weights.path(ONNX)))
-    path = resources.weights.derived(
-        "retinaface_1.onnx", [KERAS], lambda paths: retinaface.convert(paths[0].read_bytes())
-    )
-    return RetinaFace(resources.runtime.session(path, retinaface.OUTPUTS))
+    path = resources.weights.derived("retinaface_1.onnx", [KERAS], _converted)
+    return RetinaFace(resources.runtime.session(path, OUTPUTS))
+
+
+def _converted(paths: Sequence[Path]) -> bytes:
+    from recognition.formats import retinaface
+
+    return retinaface.convert(paths[0].read_bytes())
 
 
 SPECS: tuple[DetectorSpec, ...] = (

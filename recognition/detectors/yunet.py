@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recognition import geometry
 from recognition.errors import BadWeights
-from recognition.formats import onnx_shapes
+from recognition.formats import any_size
 from recognition.geometry import Boxes
 from recognition.runtime import Session
 from recognition.spec import DetectorSpec, Resources
@@ -170,7 +170,7 @@ CHOICES = (
 
 def _build(resources: Resources) -> YuNet:
     (weights,) = resources.held(*CHOICES)
-    return YuNet(onnx_shapes.session(resources, weights))
+    return YuNet(any_size.session(resources, weights))
 
 
 SPECS: tuple[DetectorSpec, ...] = (

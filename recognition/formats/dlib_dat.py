@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
+from recognition.formats.graphs import DLIB_DIMENSION as DIMENSION
+from recognition.formats.graphs import DLIB_SIDE as SIDE
 from recognition.formats.onnx_nodes import Nodes
 
 OPSET = 17
 IR_VERSION = 8
-SIDE = 150
-DIMENSION = 128
 
 Array: TypeAlias = NDArray[np.float32]
 

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recognition.errors import BadWeights
 from recognition.formats import keras_h5
+from recognition.formats.graphs import XCEPTION_SIDE as SIDE
 
 Array = NDArray[np.float32]
 Attributes: TypeAlias = Mapping[str, int | str | Sequence[int]]
 
-SIDE = 64
 CLASSES = 7
 STEM = (8, 8)
 """Channels of the first two convolutions."""

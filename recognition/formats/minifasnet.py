@@ -17,11 +17,11 @@ from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
 from recognition.formats import torch_zip
+from recognition.formats.graphs import FASNET_SIDE as SIDE
 from recognition.formats.onnx_nodes import Nodes
 
 Array = NDArray[np.float64]
 
-SIDE = 80
 CLASSES = 3
 STEM = 32
 """Channels of the first two convolutions."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
+from recognition.formats.mtcnn_layout import Architecture, Pool
 from recognition.formats.onnx_nodes import Nodes
 
 OPSET = 17
@@ -224,37 +225,6 @@ class _Scanner:
         return _Values(np.frombuffer(raw, "<f4").reshape(shape).astype(np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """Max pooling with stride 2; `same` keeps a last, incomplete window."""
-
-    size: int
-    same: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Convolutions, each followed by PReLU and perhaps pooling, then a dense layer, then the named heads."""
-
-    side: int | None
-    """Side of the square input; None for the network that slides over an image."""
-    pools: tuple[_Pool | None, ...]
-    dense: bool
-    heads: tuple[str, ...]
-
-
-PNET = Architecture(None, (_Pool(2), None, None), dense=False, heads=("offsets", "score"))
-RNET = Architecture(
-    24, (_Pool(3), _Pool(3, same=False), None), dense=True, heads=("offsets", "score")
-)
-ONET = Architecture(
-    48,
-    (_Pool(3), _Pool(3, same=False), _Pool(2), None),
-    dense=True,
-    heads=("offsets", "landmarks", "score"),
-)
-
-
 def convert(data: bytes, architecture: Architecture) -> bytes:
     """The serialised ONNX model of one dump; raises BadWeights where weights and architecture do not fit.
 
@@ -305,7 +275,7 @@ class _Graph(Nodes):
                 flow = self._pooled(flow, kernel, bias, slope, pool)
         return self._dense(flow, maps) if self._architecture.dense else flow
 
-    def _pooled(self, flow: str, kernel: Array, bias: Array, slope: Array, pool: _Pool) -> str:
+    def _pooled(self, flow: str, kernel: Array, bias: Array, slope: Array, pool: Pool) -> str:
         """Convolution, PReLU and pooling, with PReLU after the pooling, where it is four times less work.
 
         The largest value of PReLU over a window is at the window's largest input, or, where the slope is negative, at
@@ -352,7 +322,7 @@ class _Graph(Nodes):
         self._node("Sigmoid", "score_logit", output="score")
         return outputs
 
-    def _pool(self, flow: str, pool: _Pool) -> str:
+    def _pool(self, flow: str, pool: Pool) -> str:
         options = {
             "kernel_shape": [pool.size, pool.size],
             "strides": [2, 2],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from recognition.formats import mtcnn_lz4
-from recognition.formats.mtcnn_lz4 import Architecture
+from collections.abc import Sequence
+from pathlib import Path
+
+from recognition.formats.mtcnn_layout import ONET, PNET, RNET, Architecture
 from recognition.runtime import Session
 from recognition.spec import Resources
 from recognition.weights import Weights
@@ -23,15 +25,15 @@ def _weights(file: str, sha256: str) -> Weights:
 _NETWORKS: tuple[tuple[Weights, Architecture], ...] = (
     (
         _weights("pnet.lz4", "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5"),
-        mtcnn_lz4.PNET,
+        PNET,
     ),
     (
         _weights("rnet.lz4", "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee"),
-        mtcnn_lz4.RNET,
+        RNET,
     ),
     (
         _weights("onet.lz4", "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3"),
-        mtcnn_lz4.ONET,
+        ONET,
     ),
 )
 WEIGHTS: tuple[Weights, ...] = tuple(weights for weights, _ in _NETWORKS)
@@ -45,9 +47,11 @@ def load(resources: Resources) -> tuple[Session, Session, Session]:
 
 
 def _session(resources: Resources, weights: Weights, architecture: Architecture) -> Session:
-    path = resources.weights.derived(
-        weights.name.replace(".lz4", "_2.onnx"),
-        [weights],
-        lambda paths: mtcnn_lz4.convert(paths[0].read_bytes(), architecture),
-    )
+    def convert(paths: Sequence[Path]) -> bytes:
+        from recognition.formats import mtcnn_lz4
+
+        return mtcnn_lz4.convert(paths[0].read_bytes(), architecture)
+
+    name = weights.name.replace(".lz4", "_2.onnx")
+    path = resources.weights.derived(name, [weights], convert)
     return resources.runtime.session(path, architecture.heads)

@@ -12,27 +12,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from recognition.errors import BadWeights
-from recognition.runtime import Session
-from recognition.spec import Resources
-from recognition.weights import Weights
-
-_VERSION = 1
-"""Part of the converted file's name."""
 
 REFUSALS = (
     DecodeError, ValueError, TypeError, IndexError, MemoryError, OverflowError, onnx.checker.ValidationError,
 )  # fmt: skip
 """What ONNX raises at files that are none of its."""
-
-
-def session(resources: Resources, weights: Weights) -> Session:
-    """The network of that file for any batch and size; raises WeightsMissing or BadWeights."""
-    path = resources.weights.derived(
-        weights.name.removesuffix(".onnx") + f"_any{_VERSION}.onnx",
-        [weights],
-        lambda paths: free(paths[0].read_bytes()),
-    )
-    return resources.runtime.session(path)
 
 
 def free(data: bytes) -> bytes:

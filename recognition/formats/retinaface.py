@@ -16,6 +16,8 @@ from onnx import TensorProto, helper
 
 from recognition.errors import BadWeights
 from recognition.formats import keras_h5
+from recognition.formats.graphs import RETINAFACE_LEVELS as LEVELS
+from recognition.formats.graphs import RETINAFACE_OUTPUTS as OUTPUTS
 from recognition.formats.onnx_nodes import Nodes
 
 Array = NDArray[np.float32]
@@ -27,18 +29,11 @@ EXPANSION = 4
 """Channels of a unit's output over those inside it."""
 FEATURES = 256
 """Channels of each level."""
-LEVELS = (("m3", 32), ("m2", 16), ("m1", 8))
-"""Names of the context modules and pixels per cell, in the order of the outputs."""
 HEADS = (("cls_score", 4), ("bbox_pred", 8), ("landmark_pred", 20))
 EPSILON = 2e-5
 """Of batch normalisation."""
 OPSET = 17
 IR_VERSION = 8
-
-OUTPUTS: tuple[str, ...] = tuple(
-    f"{kind}_stride{stride}" for _, stride in LEVELS for kind in ("cls_prob", "bbox", "landmark")
-)
-"""Of the graph that `convert` writes."""
 
 
 def convert(data: bytes) -> bytes:

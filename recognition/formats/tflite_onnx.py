@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from recognition.errors import BadWeights
+from recognition.formats.graphs import FREE
 from recognition.formats.lanes import widen
 
 OPSET = 17
 IR_VERSION = 8
-FREE = ("n", "height", "width")
-"""The dimensions of the graph's input that are not fixed."""
 MOST_ITEMS = 10_000
 """Operators or tensors in one file; a bound for damaged counts, far above any network read here."""
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 import numpy as np
 
 from recognition import alignment, deepface
-from recognition.formats import dlib_dat, int8
-from recognition.formats.dlib_ranges import RANGES
+from recognition.formats.graphs import DLIB_DIMENSION as DIMENSION
+from recognition.formats.graphs import DLIB_SIDE as SIDE
 from recognition.landmarks import WEIGHTS as LANDMARK_WEIGHTS
 from recognition.landmarks import LandmarkPredictor
 from recognition.runtime import Session
@@ -27,7 +27,6 @@ from recognition.types import (
 )
 from recognition.weights import Weights
 
-SIDE = dlib_dat.SIDE
 PADDING = 0.25
 """Shares of the face around it on its chip, as in training."""
 BATCH = 32
@@ -61,7 +60,7 @@ class Dlib:
 
     def embed(self, crops: Sequence[Rgb], align: Align, normalization: Normalization) -> Embeddings:
         """(n, 128) float32, not normalised. DeepFace's normalizations are of no use to this network."""
-        rows = [np.zeros((0, dlib_dat.DIMENSION), np.float32)]
+        rows = [np.zeros((0, DIMENSION), np.float32)]
         for start in range(0, len(crops), BATCH):
             rows += self._network(np.stack(crops[start : start + BATCH]))
         return np.concatenate(rows)
@@ -80,7 +79,7 @@ def network(resources: Resources) -> Path:
     return resources.weights.derived(
         "dlib_face_recognition_resnet_model_v1_1.onnx",
         [WEIGHTS],
-        lambda paths: dlib_dat.convert(paths[0].read_bytes()),
+        _converted,
     )
 
 
@@ -88,8 +87,21 @@ def _in_eight_bits(resources: Resources) -> Path:
     return resources.weights.derived(
         "dlib_face_recognition_resnet_model_v1_int8_1.onnx",
         [WEIGHTS],
-        lambda paths: int8.convert(dlib_dat.convert(paths[0].read_bytes()), RANGES),
+        _quantized,
     )
+
+
+def _converted(paths: Sequence[Path]) -> bytes:
+    from recognition.formats import dlib_dat
+
+    return dlib_dat.convert(paths[0].read_bytes())
+
+
+def _quantized(paths: Sequence[Path]) -> bytes:
+    from recognition.formats import int8
+    from recognition.formats.dlib_ranges import RANGES
+
+    return int8.convert(_converted(paths), RANGES)
 
 
 def _built(path: Callable[[Resources], Path]) -> Callable[[Resources], Dlib]:
@@ -119,7 +131,7 @@ _FLOAT32 = ModelSpec(
     summary="ResNet with 29 convolutions, 128 values, trained for euclidean distances",
     licence=WEIGHTS.licence,
     origin=WEIGHTS.origin,
-    dimension=dlib_dat.DIMENSION,
+    dimension=DIMENSION,
     input_size=(SIDE, SIDE),
     version=1,
     weights=(WEIGHTS, LANDMARK_WEIGHTS),

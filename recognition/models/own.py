@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from recognition.embedder import Input, NetworkEmbedder
@@ -99,6 +98,8 @@ def _build(own: Own, resources: Resources) -> NetworkEmbedder:
 
 
 def _check_graph(path: Path, network: Session) -> None:
+    import onnx
+
     if len(network.inputs) != 1:
         raise ModelUnavailable(
             f"{path} has {len(network.inputs)} inputs, not one: {network.inputs}"

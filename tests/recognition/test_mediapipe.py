@@ -19,6 +19,7 @@ from PIL import Image
 from recognition.detectors import mediapipe
 from recognition.detectors.mediapipe import Found, Part
 from recognition.formats import tflite_onnx
+from recognition.formats.graphs import FREE
 from recognition.runtime import lanes
 from recognition.spec import Resources
 from recognition.types import Detection, Detector, Rgb
@@ -306,7 +307,7 @@ def test_onnx_runtime_lays_the_maps_out_once(name: str, resources: Resources, tm
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
-    for side in tflite_onnx.FREE[1:]:
+    for side in FREE[1:]:
         options.add_free_dimension_override_by_name(side, NETWORKS[name].size)
     ort.InferenceSession(tmp_path / "network.onnx", options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)

@@ -15,7 +15,7 @@ from PIL import Image
 from recognition import geometry
 from recognition.detectors import mtcnn
 from recognition.errors import BadWeights
-from recognition.formats import mtcnn_lz4
+from recognition.formats import mtcnn_layout, mtcnn_lz4
 from recognition.spec import Resources
 from recognition.types import Detection, Detector, Rgb
 
@@ -219,7 +219,7 @@ def test_no_damaged_byte_gets_past_the_error_type(pnet: bytes):
         for value in random.integers(0, 256, 4):
             damaged = pnet[:at] + bytes([value]) + pnet[at + 1 :]
             try:
-                mtcnn_lz4.convert(lz4.frame.compress(damaged), mtcnn_lz4.PNET)
+                mtcnn_lz4.convert(lz4.frame.compress(damaged), mtcnn_layout.PNET)
             except BadWeights:
                 refused += 1
     assert refused > 900
@@ -256,6 +256,6 @@ def test_a_decompression_bomb_is_stopped():
 
 
 def test_weights_of_another_network_are_refused(pnet: bytes):
-    for other in (mtcnn_lz4.RNET, mtcnn_lz4.ONET):
+    for other in (mtcnn_layout.RNET, mtcnn_layout.ONET):
         with pytest.raises(BadWeights):
             mtcnn_lz4.convert(lz4.frame.compress(pnet), other)

@@ -15,6 +15,7 @@ from recognition.detectors import retinaface as detector
 from recognition.detectors.retinaface import RetinaFace, Search
 from recognition.errors import BadWeights, WeightsMissing
 from recognition.formats import retinaface
+from recognition.formats.graphs import RETINAFACE_OUTPUTS
 from recognition.images import ImageLimits, decode
 from recognition.runtime import Runtime, Session
 from recognition.spec import Resources
@@ -37,7 +38,7 @@ def graph() -> bytes:
 def session(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Session:
     path = tmp_path_factory.mktemp("retinaface") / "seeded.onnx"
     path.write_bytes(graph)
-    return Runtime(threads=2).session(path, retinaface.OUTPUTS)
+    return Runtime(threads=2).session(path, RETINAFACE_OUTPUTS)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.images import is_public
+from service.urls import is_public
 from tests.service.conftest import Server, Start, problem
 
 PUBLIC = ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "2002:0808:0808::1"]
