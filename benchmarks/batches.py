@@ -2,12 +2,14 @@
 
     python -m benchmarks.batches [--seconds 4] [NETWORK ...]
 
-Weights of the networks other than Dlib are made up (seed 0): they cost what real ones cost. Needs `facesearch[keras]`.
+Weights of the networks other than Dlib are made up (seed 0): they cost what real ones cost. Keras builds them,
+by default on OpenVINO.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import pkgutil
 import tempfile
 import threading
@@ -45,6 +47,7 @@ def own(name: str) -> Work:
 
 
 def built(name: str, folder: Path) -> Work:
+    os.environ.setdefault("KERAS_BACKEND", "openvino")  # noqa: TID251 - Keras knows no other way
     import keras
     import onnx
 
