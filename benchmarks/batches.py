@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 import pkgutil
+import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.machine import say, this_machine
+from benchmarks.timing import Rows, many
 from indexer.settings import Settings
 from indexer.weights import weights_cache
 from recognition.pipeline import Recognizer
@@ -64,23 +64,13 @@ def built(name: str, folder: Path) -> Work:
 
 def rate(work: Work, size: int, seconds: float, threads: int) -> float:
     """Faces a second of so many threads together."""
-    counts: list[int] = []
 
-    def loop() -> None:
-        until, done = time.perf_counter() + seconds, 0
-        while time.perf_counter() < until:
-            work(size)
-            done += size
-        counts.append(done)
+    def run(_: int) -> Rows:
+        work(size)
+        return ()
 
-    work(size)
-    began = time.perf_counter()
-    running = [threading.Thread(target=loop) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    run(0)
+    return size * many(run, sys.maxsize, seconds, threads).per_second
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from benchmarks.deepface_env import (
 )
 from benchmarks.machine import ROOT, memory, say, this_machine
 from benchmarks.serving import free_port, running, temporary_home
+from benchmarks.timing import Rows, many
 from indexer.settings import Settings
 from indexer.store.engine import Database
 from indexer.weights import weights_cache
@@ -193,28 +193,18 @@ def bare(weights: WeightsCache, photos: Sequence[bytes], seconds: float, model: 
         mediapipe.load(recognizer.resources, n) for n in (mediapipe.BACK, mediapipe.SHORT)
     )
     limits = ImageLimits()
-    counts: list[int] = []
-
     views = [np.zeros((1, *_shape(decode(photo, limits)), 3), np.uint8) for photo in photos]
     chip = np.zeros((150, 150, 3), np.uint8)
     near = np.zeros((1, close.size, close.size, 3), np.uint8)
 
-    def work() -> None:
-        until, done = time.perf_counter() + seconds, 0
-        while time.perf_counter() < until:
-            decode(photos[done % len(photos)], limits)
-            wide.run(views[done % len(photos)])
-            close.run(near)
-            embedder.embed([chip, chip], "native", "base")
-            done += 1
-        counts.append(done)
+    def work(number: int) -> Rows:
+        decode(photos[number % len(photos)], limits)
+        wide.run(views[number % len(photos)])
+        close.run(near)
+        embedder.embed([chip, chip], "native", "base")
+        return ()
 
-    threads = [threading.Thread(target=work) for _ in range(Settings().threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / seconds
+    return many(work, sys.maxsize, seconds, Settings().threads).per_second
 
 
 def _shape(image: Rgb) -> tuple[int, int]:

@@ -161,10 +161,10 @@ def _seen(image: Rgb, matrix: Floats, size: tuple[int, int]) -> tuple[Rgb, Float
     for (along_x, along_y, start), limit in zip(
         invert(matrix).tolist(), (image.shape[1], image.shape[0]), strict=True
     ):
-        along = along_x * width, along_y * height
-        least, most = (start + sum(pick(each, 0.0) for each in along) for pick in (min, max))
-        low = min(max(math.floor(least) - 2, 0), limit - 1)
-        ranges.append((low, min(max(math.ceil(most) + 3, low + 1), limit)))
+        x, y = along_x * width, along_y * height
+        corners = start, start + x, start + y, start + (x + y)
+        low = min(max(math.floor(min(corners)) - 2, 0), limit - 1)
+        ranges.append((low, min(max(math.ceil(max(corners)) + 3, low + 1), limit)))
     (left, right), (top, bottom) = ranges
     moved = matrix.copy()
     moved[:, 2] += matrix[:, :2] @ (left, top)
