@@ -127,7 +127,7 @@ class Enroller:
             targets = prepare_gallery(
                 self._database, self._extractor.recognizer, gallery, self._default
             )
-            extracted = [self._extract(data, targets) for data in files]
+            extracted = self._extract_all(files, targets)
             done = self._store(_Order(gallery, identity, by), extracted, targets)
             if done is not None:
                 return done
@@ -138,9 +138,12 @@ class Enroller:
         models = self._extractor.recognizer.models
         return Recipe.usual(models.installed(self._settings.model), self._settings.detector)
 
-    def _extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
-        extracted = self._extractor.extract(data, targets)
-        return replace(extracted, original=data) if self._keep else extracted
+    def _extract_all(self, files: Sequence[bytes], targets: Sequence[Space]) -> list[Extracted]:
+        def extract(data: bytes) -> Extracted:
+            extracted = self._extractor.extract(data, targets)
+            return replace(extracted, original=data) if self._keep else extracted
+
+        return self._extractor.recognizer.resources.idle.each(extract, files)
 
     def _store(
         self, order: _Order, extracted: Sequence[Extracted], targets: Sequence[Space]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -143,18 +142,15 @@ class Recognizer:
         attributes: Collection = "packaged",
         *,
         observe: Observe = unobserved,
-        spare: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`attributes`: whose networks answer where several do the same; `observe` is told how long each stage took;
-        `spare`: whether a core is idle, so that half of the work may be done on it."""
+        """`attributes`: whose networks answer where several do the same; `observe` is told how long each stage took."""
         self._resources = resources
         self.models = models
         self._collection = attributes
         self._built: dict[tuple[str, str], object] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
-        self._observe, self._spare = observe, spare
-        self._aside = ThreadPoolExecutor(1, "aside")
+        self._observe = observe
 
     @property
     def resources(self) -> Resources:
@@ -318,8 +314,8 @@ class Recognizer:
             return embedder.embed(crops, recipe.align, recipe.normalization)
         how = recipe.align, recipe.normalization
         mirrored = [np.asarray(cv2.flip(crop, 1), np.uint8) for crop in crops]
-        if self._spare():
-            other = self._aside.submit(embedder.embed, mirrored, *how)
+        other = self._resources.idle.start(lambda: embedder.embed(mirrored, *how))
+        if other is not None:
             rows = embedder.embed(crops, *how)
             return np.asarray((rows + other.result()) / 2, np.float32)
         rows = embedder.embed([*crops, *mirrored], *how)
@@ -334,10 +330,13 @@ class Recognizer:
         self, image: Rgb, faces: Sequence[Detection], actions: Sequence[Action]
     ) -> list[Attributes]:
         """One record per face, with the fields of the actions set."""
-        merged = [Attributes() for _ in faces]
-        for action in actions if faces else ():
+
+        def estimated(action: Action) -> Sequence[Attributes]:
             attribute = self.attribute(action)
-            found = attribute.predict([attribute.crop(image, face) for face in faces])
+            return attribute.predict([attribute.crop(image, face) for face in faces])
+
+        merged = [Attributes() for _ in faces]
+        for found in self._resources.idle.each(estimated, actions if faces else ()):
             merged = [_merge(a, b) for a, b in zip(merged, found, strict=True)]
         return merged
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from recognition.decoding import Decoder
 from recognition.errors import NoThreshold
+from recognition.idle import IdleCores
 from recognition.images import read
 from recognition.runtime import Runtime
 from recognition.types import (
@@ -27,11 +28,12 @@ from recognition.weights import Weights, WeightsCache
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a builder needs: where weights come from, and what runs networks; and what decodes images."""
+    """What a builder needs: where weights come from, what runs networks, on which cores, and what decodes images."""
 
     weights: WeightsCache
     runtime: Runtime
     decoder: Decoder = read
+    idle: IdleCores = field(default_factory=IdleCores)
 
     def held(self, *choices: tuple[Weights, ...]) -> tuple[Weights, ...]:
         """The first choice of which all files are in the cache; the first of all if none is."""

@@ -22,6 +22,7 @@ from indexer.search import Searcher
 from indexer.store.engine import Database
 from indexer.weights import weights_cache
 from indexer.workshop import decoders
+from recognition.idle import IdleCores
 from recognition.images import read
 from recognition.pipeline import Recognizer
 from recognition.runtime import Runtime
@@ -111,14 +112,14 @@ def _services(settings: ServiceSettings, metrics: Metrics, stack: AsyncExitStack
         stack.callback(pool.close)
         metrics.watch_decoders(pool)
     runtime = Runtime(settings.threads_per_run)
-    resources = Resources(weights, runtime, read if pool is None else pool.read)
     inference = InferencePool(settings.concurrency, settings.queue_limit, settings.queue_timeout)
+    cores = settings.own_threads
+    idle = IdleCores(lambda: cores - inference.running, cores - 1)
+    stack.callback(idle.close)
     stack.callback(inference.close)
     metrics.watch_inference(inference)
-    recognizer = Recognizer(
-        resources, models, settings.attribute_models,
-        observe=metrics.stage, spare=lambda: inference.running < settings.own_threads,
-    )  # fmt: skip
+    resources = Resources(weights, runtime, read if pool is None else pool.read, idle)
+    recognizer = Recognizer(resources, models, settings.attribute_models, observe=metrics.stage)
     cache = SearchCache(database, _options(settings)) if settings.cache else None
     if cache is not None:
         stack.callback(cache.close)

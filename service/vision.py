@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recognition import registry
@@ -158,6 +158,13 @@ def represent(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> S
         recognizer.refuse_spoofs(rgb, faces, plan.recipe.detector, name)
     described = recognizer.describe_seen(replace(sight, faces=faces), plan.recipe)
     return Seen(sight.picture.width, sight.picture.height, described)
+
+
+def represent_all(recognizer: Recognizer, images: Mapping[str, Pixels], plan: Plan) -> list[Seen]:
+    """The same for several images by their names, beside each other if a core is idle; raises for the first of them."""
+    return recognizer.resources.idle.each(
+        lambda named: represent(recognizer, named[1], plan, named[0]), list(images.items())
+    )
 
 
 def _sight(recognizer: Recognizer, image: Pixels, plan: Plan, name: str) -> Sight:

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from recognition import geometry
 from recognition.formats.graphs import FREE
+from recognition.idle import IdleCores
 from recognition.runtime import Session, lanes
 from recognition.spec import DetectorSpec, Resources
 from recognition.types import Detection, Points, Rgb
@@ -163,9 +165,15 @@ class SingleLook:
 class Searching:
     """A wide network for the whole image and, where faces are small, for tiles; a close one confirms small faces."""
 
-    def __init__(self, wide: BlazeFace, close: BlazeFace, search: Search | None = None) -> None:
+    def __init__(
+        self,
+        wide: BlazeFace,
+        close: BlazeFace,
+        search: Search | None = None,
+        idle: IdleCores | None = None,
+    ) -> None:
         self._wide, self._close = wide, close
-        self._search = search or Search()
+        self._search, self._idle = search or Search(), idle or IdleCores()
 
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
         """Faces of each image, best score first; boxes are cut at the image's edges.
@@ -181,12 +189,12 @@ class Searching:
         if len(filling.scores):
             found = found.take(found.sides <= search.large_side)
         if self._wants_tiles(image, found, filling):
-            looks = (self._wide.look(image, tile, search.min_score) for tile in tiles(image))
-            found = join(found, *looks)
+            look = partial(self._wide.look, image, min_score=search.min_score)
+            found = join(found, *self._idle.each(look, tiles(image)))
         found = merge(found.take(found.sides >= search.min_side))
         sure = found.sides >= search.sure_side
         small = found.take(np.flatnonzero(~sure)[: search.most_second_looks])
-        second = (self._confirm(image, small, i) for i in range(len(small.scores)))
+        second = self._idle.each(partial(self._confirm, image, small), range(len(small.scores)))
         return detections(distinct(join(filling, found.take(sure), *second)), image)
 
     def _filling(self, image: Rgb, found: Found) -> Found:
@@ -437,7 +445,7 @@ def load(resources: Resources, network: Network) -> BlazeFace:
 
 def _searching(resources: Resources) -> Searching:
     resources.weights.ensure([BACK.weights, SHORT.weights])
-    return Searching(load(resources, BACK), load(resources, SHORT))
+    return Searching(load(resources, BACK), load(resources, SHORT), idle=resources.idle)
 
 
 def _single(network: Network, min_score: float) -> Callable[[Resources], SingleLook]:

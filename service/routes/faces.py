@@ -134,12 +134,10 @@ async def _verify_pair(request: Request, asked: VerifyRequest, owned: Services) 
     own = _own_threshold(owned, asked, plan.recipe)
     first = await owned.sources.get(asked.img1 or b"")
     second = await owned.sources.get(asked.img2 or b"")
-
-    def both() -> tuple[vision.Seen, vision.Seen]:
-        one = vision.represent(owned.recognizer, first, plan, "img1")
-        return one, vision.represent(owned.recognizer, second, plan, "img2")
-
-    a, b = await while_connected(request, owned.inference.run(both))
+    pair = {"img1": first, "img2": second}
+    a, b = await while_connected(
+        request, owned.inference.run(lambda: vision.represent_all(owned.recognizer, pair, plan))
+    )
     return _verdict(asked, (plan.recipe, own), a, b, _rows(b), started)
 
 

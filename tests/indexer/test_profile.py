@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from indexer.cli import main
+from recognition.idle import IdleCores
 from recognition.images import ImageLimits
 from recognition.pipeline import Recognizer, Selection
 from recognition.spec import Resources
@@ -50,11 +52,13 @@ def test_nothing_to_profile(tmp_path: Path, home: Path) -> None:
         assert "images" in told.stderr
 
 
-def test_half_of_the_work_on_a_spare_core(
+def test_half_of_the_work_on_an_idle_core(
     recognizer: Recognizer, resources: Resources, photos: dict[str, bytes]
 ) -> None:
     seen: list[Stage] = []
-    idle = Recognizer(resources, observe=lambda stage, _: seen.append(stage), spare=lambda: True)
+    idle = Recognizer(
+        replace(resources, idle=IdleCores(lambda: 1)), observe=lambda stage, _: seen.append(stage)
+    )
     rows = []
     for each in (recognizer, idle):
         image = each.decode(photos["obama1"], LIMITS)
