@@ -11,15 +11,15 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-def none() -> int:
-    """All cores have work: so it is where there are as many images at once as cores."""
+def no_core() -> int:
+    """What is idle where as many images are worked on at once as there are cores."""
     return 0
 
 
 class IdleCores:
     """For several threads. Of ONNX Runtime, OpenCV and decoders, that is: Python itself runs on one core at a time."""
 
-    def __init__(self, count: Callable[[], int] = none, most: int = 1) -> None:
+    def __init__(self, count: Callable[[], int] = no_core, most: int = 1) -> None:
         """`count`: cores that are idle but for what is done here; never more than `most` are used."""
         self._count, self._most = count, most
         self._guard = threading.Lock()
