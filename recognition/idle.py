@@ -17,7 +17,7 @@ def no_core() -> int:
 
 
 class IdleCores:
-    """For several threads. Of ONNX Runtime, OpenCV and decoders, that is: Python itself runs on one core at a time."""
+    """May be used from several threads. For what runs outside of Python's lock: networks, OpenCV, decoders."""
 
     def __init__(self, count: Callable[[], int] = no_core, most: int = 1) -> None:
         """`count`: cores that are idle but for what is done here; never more than `most` are used."""
