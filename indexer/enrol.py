@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from indexer.audit import COMMAND, Actor
@@ -127,7 +128,8 @@ class Enroller:
             targets = prepare_gallery(
                 self._database, self._extractor.recognizer, gallery, self._default
             )
-            extracted = self._extract_all(files, targets)
+            each = self._extractor.recognizer.resources.idle.each
+            extracted = each(partial(self._extract, targets=targets), files)
             done = self._store(_Order(gallery, identity, by), extracted, targets)
             if done is not None:
                 return done
@@ -138,12 +140,9 @@ class Enroller:
         models = self._extractor.recognizer.models
         return Recipe.usual(models.installed(self._settings.model), self._settings.detector)
 
-    def _extract_all(self, files: Sequence[bytes], targets: Sequence[Space]) -> list[Extracted]:
-        def extract(data: bytes) -> Extracted:
-            extracted = self._extractor.extract(data, targets)
-            return replace(extracted, original=data) if self._keep else extracted
-
-        return self._extractor.recognizer.resources.idle.each(extract, files)
+    def _extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
+        extracted = self._extractor.extract(data, targets)
+        return replace(extracted, original=data) if self._keep else extracted
 
     def _store(
         self, order: _Order, extracted: Sequence[Extracted], targets: Sequence[Space]

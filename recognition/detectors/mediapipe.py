@@ -169,11 +169,11 @@ class Searching:
         self,
         wide: BlazeFace,
         close: BlazeFace,
+        idle: IdleCores,
         search: Search | None = None,
-        idle: IdleCores | None = None,
     ) -> None:
-        self._wide, self._close = wide, close
-        self._search, self._idle = search or Search(), idle or IdleCores()
+        self._wide, self._close, self._idle = wide, close, idle
+        self._search = search or Search()
 
     def detect(self, images: Sequence[Rgb]) -> list[tuple[Detection, ...]]:
         """Faces of each image, best score first; boxes are cut at the image's edges.
@@ -445,7 +445,7 @@ def load(resources: Resources, network: Network) -> BlazeFace:
 
 def _searching(resources: Resources) -> Searching:
     resources.weights.ensure([BACK.weights, SHORT.weights])
-    return Searching(load(resources, BACK), load(resources, SHORT), idle=resources.idle)
+    return Searching(load(resources, BACK), load(resources, SHORT), resources.idle)
 
 
 def _single(network: Network, min_score: float) -> Callable[[Resources], SingleLook]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,7 @@ from recognition.idle import IdleCores
 from recognition.images import ImageLimits, Picture, read
 from recognition.pipeline import Recognizer
 from recognition.registry import BUILT_IN
-from recognition.runtime import Runtime
 from recognition.spec import Resources
-from recognition.weights import WeightsCache
 from service import vision
 from service.schemas import Options
 from service.settings import ServiceSettings
@@ -26,7 +25,7 @@ WAIT_S = 10.0
 
 
 @pytest.fixture
-def pairwise(weights_cache: WeightsCache) -> Iterator[Recognizer]:
+def pairwise(resources: Resources) -> Iterator[Recognizer]:
     """Decodes only two files at a time."""
     barrier = threading.Barrier(2)
 
@@ -35,15 +34,15 @@ def pairwise(weights_cache: WeightsCache) -> Iterator[Recognizer]:
         return read(data, limits, enough)
 
     idle = IdleCores(lambda: 1)
-    yield Recognizer(Resources(weights_cache, Runtime(threads=1), decode, idle))
+    yield Recognizer(replace(resources, decoder=decode, idle=idle))
     idle.close()
 
 
-def test_a_pair(pairwise: Recognizer, photos: dict[str, bytes]) -> None:
+def test_a_pair(pairwise: Recognizer, resources: Resources, photos: dict[str, bytes]) -> None:
     plan = vision.plan(Options(), ServiceSettings(), BUILT_IN)
     pair = {"img1": photos["obama"], "img2": photos["biden"]}
     first, second = vision.represent_all(pairwise, pair, plan)
-    (alone,) = vision.represent_all(Recognizer(_serial(pairwise)), {"img": photos["obama"]}, plan)
+    (alone,) = vision.represent_all(Recognizer(resources), {"img": photos["obama"]}, plan)
     assert first.faces[0].detection.box == alone.faces[0].detection.box
     assert second.faces[0].detection.box != alone.faces[0].detection.box
     with pytest.raises(NoFace, match="img2"):
@@ -66,7 +65,3 @@ def test_an_upload(
         "enrolled",
         "enrolled",
     ]
-
-
-def _serial(recognizer: Recognizer) -> Resources:
-    return Resources(recognizer.resources.weights, recognizer.resources.runtime)
