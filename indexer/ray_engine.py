@@ -67,10 +67,10 @@ class RayCluster:
         for actor in self._actors * AHEAD:
             self._idle.put(actor)
         try:
-            ray.get([actor.ready.remote() for actor in self._actors], timeout=START_S)
-        except ray.exceptions.RayError as error:
+            wait_ready(ray, self._actors, START_S)
+        except WorkerFailed:
             self.close()
-            raise WorkerFailed(f"the Ray cluster gives no workers: {error}") from error
+            raise
 
     def extract(self, data: bytes, targets: Sequence[Space]) -> Extracted:
         actor = self._idle.get()
@@ -87,15 +87,11 @@ class RayCluster:
 
     def _alone(self, data: bytes, targets: Sequence[Space]) -> Extracted:
         """By a worker that has nothing else to do: if that one ends too, it is the photograph's fault."""
-        actor = self._remote.options(num_cpus=0, max_restarts=0).remote(self._told)
-        errors = self._ray.exceptions
+        actor = self._remote.options(num_cpus=0).remote(self._told)
         try:
-            try:
-                self._ray.get(actor.ready.remote(), timeout=START_S)
-            except errors.RayError as error:
-                raise WorkerFailed(f"the Ray cluster gives no worker: {error}") from error
+            wait_ready(self._ray, [actor], START_S)
             return self._answer(actor, data, targets)
-        except errors.RayActorError:
+        except self._ray.exceptions.RayActorError:
             return fatal(data)
         finally:
             self._ray.kill(actor)
@@ -112,6 +108,19 @@ class RayCluster:
             return
         for actor in self._actors:
             self._ray.kill(actor)
+
+
+def wait_ready(ray: Any, actors: Sequence[Any], within: float) -> None:  # noqa: ANN401
+    """Until every actor has started; one whose process ends before is waited for as Ray restarts it.
+
+    `within`: seconds, for all of them. Raises WorkerFailed.
+    """
+    # Without retries, a call that meets a process as it ends fails though the actor comes back.
+    asked = [actor.ready.options(max_task_retries=-1).remote() for actor in actors]
+    try:
+        ray.get(asked, timeout=within)
+    except ray.exceptions.RayError as error:
+        raise WorkerFailed(f"the Ray cluster gives no workers: {error}") from error
 
 
 def _import() -> Any:  # noqa: ANN401 - Ray is optional and not typed here

@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from indexer import engines
 from indexer.enrol import prepare_gallery
-from indexer.ray_engine import RayCluster
+from indexer.ray_engine import RayCluster, wait_ready
 from indexer.settings import Settings
 from indexer.store import galleries
 from indexer.store.engine import Database
@@ -148,6 +148,31 @@ def test_ray_gives_the_same_though_a_worker_is_killed(
     kill_one(settings, "ray::RemoteExtractor")
     assert counts(running) == EXPECTED
     assert same(stored(database, gallery), local)
+
+
+class EndsOnce:
+    """A worker whose process ends as it is asked whether it is ready, and does not when it is started again."""
+
+    def __init__(self, ended: Path) -> None:
+        self._ended = ended
+
+    def ready(self) -> bool:
+        if not self._ended.exists():
+            self._ended.touch()
+            os._exit(1)
+        return True
+
+
+def test_a_worker_that_ends_as_it_starts_is_waited_for(settings: Settings, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    cluster = RayCluster(settings, 1, None)
+    try:
+        remote = ray.remote(num_cpus=0)(EndsOnce)
+        with pytest.raises(WorkerFailed, match="gives no workers"):
+            wait_ready(ray, [remote.remote(tmp_path / "a")], WAIT_S)
+        wait_ready(ray, [remote.options(max_restarts=-1).remote(tmp_path / "b")], WAIT_S)
+    finally:
+        cluster.close()
 
 
 def test_a_cluster_that_is_not_there(settings: Settings, tree: Path, gallery: str) -> None:
