@@ -20,6 +20,7 @@ from indexer.transfer.errors import BadSource
 from recognition.errors import BadWeights, ImageTooLarge, UndecodableImage
 from recognition.formats import (
     dlib_dat,
+    dlib_points,
     keras_h5,
     mini_xception,
     mtcnn_lz4,
@@ -171,6 +172,10 @@ READERS: Mapping[str, Reader] = {
     "dlib": Reader(
         dlib_dat.read, WEIGHTS,
         lambda cache: _weights(cache, "dlib_face_recognition_resnet_model_v1.dat", HEAD),
+    ),
+    "dlib points": Reader(
+        dlib_points.read, WEIGHTS,
+        lambda cache: _weights(cache, "shape_predictor_5_face_landmarks.dat", HEAD),
     ),
     "tflite": Reader(
         tflite_onnx.convert, WEIGHTS,

@@ -22,7 +22,7 @@ from recognition import geometry
 from recognition.detectors import centerface, fastmtcnn, mediapipe, mtcnn, ssd, yunet
 from recognition.errors import WeightsMissing
 from recognition.formats import any_size, mtcnn_networks
-from recognition.landmarks import LandmarkPredictor
+from recognition.landmarks import DlibPredictor
 from recognition.spec import Resources
 from recognition.types import Box, Detection, Detector, Points, Rgb
 
@@ -114,7 +114,7 @@ class Haar:
 class Hog:
     """`dlib`: the image doubled, blue taken for red; eyes by the predictor in the detector's own square."""
 
-    def __init__(self, dlib: ModuleType, predictor: LandmarkPredictor) -> None:
+    def __init__(self, dlib: ModuleType, predictor: DlibPredictor) -> None:
         self._dlib, self._predictor = dlib, predictor
         self._local = threading.local()
 
@@ -273,7 +273,7 @@ def eyes(right: Sequence[float] | Array, left: Sequence[float] | Array) -> Point
 
 
 def _hog(resources: Resources) -> Detector:
-    return Hog(importlib.import_module("dlib"), LandmarkPredictor.build(resources))
+    return Hog(importlib.import_module("dlib"), DlibPredictor.build(resources))
 
 
 def _mtcnn(resources: Resources) -> Detector:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 
 from recognition import alignment
 from recognition.alignment import DLIB_CHIP, Floats
 from recognition.errors import BadWeights
+from recognition.runtime import Session
 from recognition.spec import Resources
 from recognition.types import Box, Detection, Points, Rgb
 from recognition.weights import Weights
@@ -50,11 +54,14 @@ PATCH = 200
 """Side in pixels of the upright picture of the face that the predictor looks at; its square stands in the middle."""
 _SCALE = PATCH / (1.6 * SQUARE_SIDE)
 _TO_PATCH: Floats = np.column_stack([np.eye(2) * _SCALE, PATCH / 2 - SQUARE_CENTRE * _SCALE])
-_SQUARE = Box(*[(PATCH - SQUARE_SIDE * _SCALE) / 2] * 2, *[SQUARE_SIDE * _SCALE] * 2)
+_FIRST, _LAST = 38, 162
+"""Pixels of the square, across and down."""
+_GREY: Floats = np.array([[1, 1, 1, -1]]) / 3
+"""OpenCV rounds: less a third, what the sum of the colours is divided to has no fraction."""
 
 
-class LandmarkPredictor:
-    """May be used from several threads at once."""
+class DlibPredictor:
+    """dlib's own, for squares that its HOG detector draws. From several threads it runs in one after the other."""
 
     def __init__(self, dlib: ModuleType, path: str) -> None:
         self._dlib = dlib
@@ -64,19 +71,35 @@ class LandmarkPredictor:
             raise BadWeights(f"{path} cannot be loaded by dlib: {error}") from error
 
     @classmethod
-    def build(cls, resources: Resources) -> LandmarkPredictor:
+    def build(cls, resources: Resources) -> DlibPredictor:
         """Loads dlib and the weights; raises WeightsMissing or BadWeights."""
         return cls(importlib.import_module("dlib"), str(resources.weights.path(WEIGHTS)))
 
     def points(self, image: Rgb, box: Box) -> Floats:
         """(5, 2) x, y: outer and inner corner of the left eye, of the right eye, base of the nose.
 
-        dlib's own answer: `box` is one of its HOG detector, or placed like one.
+        `box` is one of dlib's HOG detector, or placed like one.
         """
         sides = (box.x, box.y, box.x + box.w - 1, box.y + box.h - 1)
         rectangle = self._dlib.rectangle(*(round(side) for side in sides))
         shape = self._predictor(image, rectangle)
         return np.array([(p.x, p.y) for p in shape.parts()], dtype=np.float64)
+
+
+class LandmarkPredictor:
+    """dlib's predictor for the faces of any detector, without dlib. May be used from several threads at once."""
+
+    def __init__(self, predictor: Session) -> None:
+        """`predictor`: the five points in a picture of `PATCH` by `PATCH` pixels."""
+        self._predictor = predictor
+
+    @classmethod
+    def build(cls, resources: Resources) -> LandmarkPredictor:
+        """Raises WeightsMissing or BadWeights."""
+        path = resources.weights.derived(
+            "shape_predictor_5_face_landmarks_1.onnx", [WEIGHTS], _converted
+        )
+        return cls(resources.runtime.session(path, ["points"]))
 
     def find(self, image: Rgb, face: Detection) -> Floats:
         """The same five points for a face of any detector, at most some degrees tilted if it has no landmarks."""
@@ -114,8 +137,16 @@ class LandmarkPredictor:
     def _look(self, image: Rgb, frame: Floats) -> Floats:
         """The points, if `frame` takes the face about to its place in the unit square."""
         to_patch = alignment.compose(_TO_PATCH, frame)
-        found = self.points(alignment.warp(image, to_patch, PATCH), _SQUARE)
+        patch = alignment.warp(image, to_patch, PATCH)
+        (found,) = self._predictor(np.asarray(cv2.transform(patch, _GREY)))
         return alignment.apply(alignment.invert(to_patch), found)
+
+
+def _converted(paths: Sequence[Path]) -> bytes:
+    from recognition.formats import dlib_points
+
+    square = _FIRST, _FIRST, _LAST, _LAST
+    return dlib_points.convert(paths[0].read_bytes(), PATCH, square)
 
 
 _EYES_Y = float(LANDMARKS[:2, 1].mean())

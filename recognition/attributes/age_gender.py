@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recognition import alignment
 from recognition.landmarks import WEIGHTS as LANDMARK_WEIGHTS
-from recognition.landmarks import LandmarkPredictor
+from recognition.landmarks import DlibPredictor
 from recognition.runtime import Session
 from recognition.spec import AttributeSpec, Resources
 from recognition.types import Attributes, Box, Detection, Rgb
@@ -38,7 +38,7 @@ YEARS = np.array([0.25, *range(1, 81)])
 class Chips:
     """What both attributes share: the aligned chip of a face, and a network that takes it."""
 
-    def __init__(self, network: Session, predictor: LandmarkPredictor, side: int) -> None:
+    def __init__(self, network: Session, predictor: DlibPredictor, side: int) -> None:
         self._network, self._predictor, self._side = network, predictor, side
 
     def crop(self, image: Rgb, face: Detection) -> Rgb:
@@ -122,7 +122,7 @@ GENDER_WEIGHTS = _weights(
 
 def _chips(resources: Resources, weights: Weights, side: int) -> Chips:
     session = resources.runtime.session(resources.weights.path(weights), ["probabilities"])
-    return Chips(session, LandmarkPredictor.build(resources), side)
+    return Chips(session, DlibPredictor.build(resources), side)
 
 
 def _age(resources: Resources) -> Age:

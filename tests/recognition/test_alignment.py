@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recognition import alignment
 from recognition.images import ImageLimits, decode
-from recognition.landmarks import WEIGHTS, LandmarkPredictor
+from recognition.landmarks import WEIGHTS, DlibPredictor, LandmarkPredictor
 from recognition.models.dlib import PADDING, SIDE, to_chip
 from recognition.spec import Resources
 from recognition.types import Box, Detection, Rgb
@@ -122,20 +122,25 @@ def predictor(resources: Resources) -> LandmarkPredictor:
     return LandmarkPredictor.build(resources)
 
 
+@pytest.fixture(scope="module")
+def own(resources: Resources) -> DlibPredictor:
+    return DlibPredictor.build(resources)
+
+
 def hog_box(image: Rgb) -> tuple[dlib.rectangle, Box]:
     found = max(dlib.get_frontal_face_detector()(image, 0), key=lambda r: r.area())
     return found, Box(found.left(), found.top(), found.width(), found.height())
 
 
 def test_chips_are_those_of_dlib(
-    images: dict[str, Rgb], predictor: LandmarkPredictor, weights_cache: WeightsCache
+    images: dict[str, Rgb], own: DlibPredictor, weights_cache: WeightsCache
 ) -> None:
     """Same box: the same points, and nearly the same pixels, though another way of averaging."""
     theirs = dlib.shape_predictor(str(weights_cache.path(WEIGHTS)))
     for image in images.values():
         rectangle, box = hog_box(image)
         shape = theirs(image, rectangle)
-        points = predictor.points(image, box)
+        points = own.points(image, box)
         assert np.array_equal(points, [(p.x, p.y) for p in shape.parts()])
         ours = alignment.warp(image, to_chip(points), SIDE).astype(float)
         reference = dlib.get_face_chip(image, shape, SIDE, PADDING).astype(float)
@@ -145,12 +150,12 @@ def test_chips_are_those_of_dlib(
 
 
 def test_points_do_not_depend_on_the_box(
-    images: dict[str, Rgb], predictor: LandmarkPredictor
+    images: dict[str, Rgb], predictor: LandmarkPredictor, own: DlibPredictor
 ) -> None:
     """Boxes of other shapes, sizes and places lead to the points that dlib's own leads to."""
     for image in images.values():
         _, box = hog_box(image)
-        expected = predictor.points(image, box)
+        expected = own.points(image, box)
         face = np.ptp(expected[:, 0]) / np.ptp(alignment.DLIB_CHIP[:, 0])
         (x, y), side = box.centre, box.w
         for width, height, dx, dy in [

@@ -18,7 +18,7 @@ from recognition.errors import BadWeights, WeightsMissing
 from recognition.formats import dlib_dat
 from recognition.images import ImageLimits, decode
 from recognition.landmarks import WEIGHTS as LANDMARK_WEIGHTS
-from recognition.landmarks import LandmarkPredictor
+from recognition.landmarks import DlibPredictor
 from recognition.models.dlib import BATCH, SPECS, WEIGHTS
 from recognition.pipeline import Recipe, Recognizer, Selection
 from recognition.runtime import Runtime
@@ -194,7 +194,7 @@ def test_a_damaged_predictor_is_bad_weights(tmp_path: Path) -> None:
     path = tmp_path / "predictor.dat"
     path.write_bytes(b"\x01\x01 not a predictor")
     with pytest.raises(BadWeights, match=r"predictor\.dat"):
-        LandmarkPredictor(dlib, str(path))
+        DlibPredictor(dlib, str(path))
 
 
 def test_plain_crops_show_the_square_around_the_box(embedder: Embedder) -> None:
